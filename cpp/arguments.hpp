@@ -1,0 +1,80 @@
+// What a user passed, checked: Python objects become arrays of known type, shape and strides, or a TypeError or
+// ValueError that names the function, the argument, what was expected and what came. No kernel is called here.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "norm.hpp"
+
+namespace fusednorm {
+
+namespace py = pybind11;
+
+// An ndarray as pointer and strides; array keeps it alive.
+struct Array {
+    py::array array;
+    Type type = Type::f32;
+    char* data = nullptr;
+    int ndim = 0;
+    const py::ssize_t *shape = nullptr, *strides = nullptr;  // strides in bytes
+
+    int64_t size() const;
+    int64_t step(int axis) const { return strides[axis] / size_of(type); }  // elements
+    // The bytes that the array's elements lie in: [first, last).
+    void extent(const char*& first, const char*& last) const;
+};
+
+std::string text_of(const py::ssize_t* shape, int ndim);
+std::string text_of(py::handle object);
+
+// The checks of one call of one function.
+class Arguments {
+public:
+    explicit Arguments(const char* function_name) : function(function_name) {}
+
+    [[noreturn]] void type_error(const char* argument, const std::string& expected, const std::string& got) const;
+    [[noreturn]] void value_error(const char* argument, const std::string& expected, const std::string& got) const;
+
+    // Any real array; byte-swapped and unaligned memory comes back as a copy.
+    Array input(const char* argument, py::handle object) const;
+    // The type of the result: x's, float64 for integers, or the dtype given.
+    Type result_type(const Array& x, py::handle dtype) const;
+    double real(const char* argument, py::handle object) const;
+    double eps(py::handle object) const;
+    int64_t integer(const char* argument, py::handle object) const;
+    int axis(const char* argument, py::handle object, int ndim) const;
+    void absent(const char* argument, py::handle object) const;
+
+    // C values along the channel axis, as doubles: shape (C,), or the broadcast form.
+    std::vector<double> channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none) const;
+    // The same for what training updates: an ndarray (or what shares one's memory) that can be written.
+    py::array updatable(const char* argument, py::handle object) const;
+    // Values of the given shape, contiguous, as float or double.
+    py::array values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim, double none) const;
+
+private:
+    const char* function;
+    py::array convert(const char* argument, py::handle object) const;
+    py::array floats(const char* argument, py::handle object) const;
+};
+
+// The result: a fresh array in x's memory order, or `out` after its checks. Where out cannot be written directly (it
+// overlaps an input, or its memory is odd), a temporary stands in, and finish() copies it.
+class Result {
+public:
+    Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<py::handle> inputs);
+    Array view;
+    py::object finish();
+
+private:
+    py::object target;  // out, where view is a temporary
+};
+
+Array view_of(py::array array, Type type);
+py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides);
+
+}  // namespace fusednorm

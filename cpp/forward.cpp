@@ -1,0 +1,360 @@
+// The two schedules of every norm. Per statistic: each unit of work finds its moments and normalizes its own tiles while
+// they are in cache. Pooled: moments of all segments, merge, normalize; where there are fewer units than threads.
+// Both do the same arithmetic in the same order.
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "dispatch.hpp"
+#include "norm.hpp"
+#include "plan.hpp"
+#include "threads.hpp"
+
+namespace fusednorm {
+namespace {
+
+// Values below which a second thread costs more than it brings: measured, see bench/README.md.
+constexpr int64_t kSerialValues = 1 << 15;
+// Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
+constexpr int64_t kItemValues = 1 << 14;
+// Results at least this large go past the caches: they would not be there when they are read again.
+constexpr int64_t kStreamBytes = int64_t{24} << 20;
+constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
+
+template <class T>
+struct Buffer {
+    std::unique_ptr<T[]> memory;
+    explicit Buffer(int64_t n) : memory(n > 0 ? new T[static_cast<size_t>(n)] : nullptr) {}
+    T* at(int64_t i) { return memory.get() + i; }
+};
+
+struct Coefficients {
+    char *center, *scale, *shift;  // float or double
+    bool wide;                     // double, also where the result is float: the numbers do not fit
+};
+
+// What one thread needs besides x and y.
+struct Workspace {
+    char *x, *y;  // packed tiles
+    double* scratch;
+    Moments piece, segment, unit, stats;
+    char* coefficients;
+};
+
+Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
+
+class Forward {
+public:
+    explicit Forward(const Operation& operation)
+        : op(operation), plan(make_plan(op)), k(kernels()), x_type(op.x_type == Type::f32 ? Type::f32 : Type::f64),
+          single(x_type == Type::f32 && op.y_type == Type::f32) {
+        units = plan.units.size();
+        down = plan.direction == Direction::down;
+        n = down ? plan.cols.size : 1;
+        values = units * plan.rows.size() * plan.cols.size;
+        threads = values < kSerialValues ? 1 : get_num_threads();
+        stream = op.y != op.x && values * size_of(op.y_type) >= kStreamBytes && !plan.pack_y;
+        if (plan.pack_x || plan.pack_y) max_rows = std::max<int64_t>(1, kPackValues / std::min(plan.chunk, plan.cols.size));
+        // Short rows of their own statistics are taken many at a time.
+        if (!op.given && !down && plan.pieces() == 1 && plan.units.n > 0) {
+            const int64_t fit = std::max<int64_t>(1, kItemValues / plan.cols.size);
+            const int64_t share = std::max<int64_t>(1, units / (int64_t{threads} * 4));
+            batch = std::min({kMaxBatch, fit, max_rows, share, plan.units.last().size});
+        }
+        row_weight = op.weight, row_bias = op.bias;
+        if (plan.coefs == Coefs::both && !op.rows_only && single) narrow_weights();
+        channels = down ? plan.cols.size : batch;
+        if (!down && plan.coefs == Coefs::rows)
+            for (int i = 0; i < plan.rows.n; ++i)
+                if (plan.rows[i].affine != 0) channels *= plan.rows[i].size;
+    }
+
+    void run() {
+        if (op.given) return normalize_given();
+        batches = plan.units.n == 0 ? 1 : units / plan.units.last().size * batches_of_last();
+        if (threads == 1 || (batches >= threads && (batches >= 4 * threads || batches % threads == 0))) return per_statistic();
+        pooled();
+    }
+
+private:
+    const Operation& op;
+    Plan plan;
+    const Kernels& k;
+    Type x_type;  // as the kernels see it
+    bool single;  // float arithmetic, where the numbers fit
+    bool down, stream;
+    Buffer<float> narrow{0};
+    const void *row_weight, *row_bias;  // Coefs::both: of weight_type()
+    int threads;
+    int64_t units, n, values, channels;
+    int64_t max_rows = INT64_MAX, batch = 1, batches = 1;
+
+    // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
+    void narrow_weights() {
+        const int64_t n_channels = op_channels();
+        narrow = Buffer<float>(2 * n_channels);
+        std::copy_n(static_cast<const double*>(op.weight), n_channels, narrow.at(0));
+        std::copy_n(static_cast<const double*>(op.bias), n_channels, narrow.at(n_channels));
+        row_weight = narrow.at(0), row_bias = narrow.at(n_channels);
+    }
+
+    int64_t op_channels() const {
+        int64_t product = 1;  // of a group axis and the one within groups
+        for (int i = 0; i < op.axes.n; ++i)
+            if (op.axes[i].affine != 0) product *= op.axes[i].size;
+        return product;
+    }
+
+    int64_t batches_of_last() const { return (plan.units.last().size + batch - 1) / batch; }
+
+    // ---- memory of the threads
+
+    struct Memory {
+        Buffer<double> doubles;
+        Buffer<char> packed;
+        int64_t doubles_each, packed_each;
+    };
+
+    int64_t pack_values() const { return std::max(kPackValues, plan.chunk); }
+
+    Memory make_memory(int slots, bool with_coefficients) const {
+        const int64_t moments = std::max(n, batch) * 3 * 4;
+        const int64_t each = moments + (down ? cols_scratch(n) : 0) + (with_coefficients ? channels * 3 : 0);
+        const int64_t packed = (plan.pack_x + plan.pack_y) * pack_values() * 8;
+        return {Buffer<double>(each * slots), Buffer<char>(packed * slots), each, packed};
+    }
+
+    Workspace workspace(Memory& memory, int slot) const {
+        Workspace w;
+        w.x = memory.packed.at(memory.packed_each * slot);
+        w.y = w.x + plan.pack_x * pack_values() * 8;
+        double* d = memory.doubles.at(memory.doubles_each * slot);
+        const int64_t m = std::max(n, batch);
+        for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
+        w.scratch = d;
+        w.coefficients = reinterpret_cast<char*>(d + (down ? cols_scratch(n) : 0));
+        return w;
+    }
+
+    // ---- moments
+
+    // x(piece), packed if it must be. Returns the pointer and the leading dimension.
+    const void* read(const Piece& p, const Workspace& w, int64_t& ld) const {
+        const char* x = static_cast<const char*>(op.x) + p.at.x * size_of(op.x_type);
+        ld = p.row.x;
+        if (!plan.pack_x) return x;
+        k.convert[int(op.x_type)][int(x_type)]({x, w.x, p.rows, p.cols, p.row.x, plan.cols.x, p.cols, 1});
+        ld = p.cols;
+        return w.x;
+    }
+
+    // The moments of one segment of one unit, of n columns or one statistic.
+    void segment_moments(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
+        double before = 0;
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.pieces());
+        walk(plan, unit, begin, end, max_rows, [&](const Piece& p) {
+            int64_t ld;
+            const void* x = read(p, w, ld);
+            const Moments to = before == 0 ? out : w.piece;
+            if (down) {
+                k.moments_cols[int(x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
+            } else {
+                k.moments_rows[int(x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
+            }
+            const double count = static_cast<double>(down ? p.rows : p.rows * p.cols);
+            if (before > 0) k.merge(out, before, w.piece, count, n);
+            before += count;
+        });
+    }
+
+    double segment_count(int64_t segment) const {
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.pieces());
+        if (down) return static_cast<double>(end - begin);
+        // The last chunk of every row is shorter.
+        const auto values_before = [&](int64_t piece) {
+            return piece / plan.chunks * plan.cols.size + std::min(piece % plan.chunks * plan.chunk, plan.cols.size);
+        };
+        return static_cast<double>(values_before(end) - values_before(begin));
+    }
+
+    // Columns become the statistics that they share, and go where the caller keeps them.
+    Moments finish_moments(const Offsets& unit, Moments columns, const Workspace& w, int64_t stats) const {
+        Moments result = columns;
+        if (plan.per > 1) {
+            result = w.stats;
+            k.pool(columns, static_cast<double>(plan.rows.size()), plan.per, result, stats);
+        }
+        if (op.moments.mean) {
+            std::copy_n(result.mean, stats, op.moments.mean + unit.stat);
+            std::copy_n(result.low, stats, op.moments.low + unit.stat);
+            const double repeats = static_cast<double>(plan.repeats);
+            std::transform(result.m2, result.m2 + stats, op.moments.m2 + unit.stat, [&](double m2) { return m2 * repeats; });
+        }
+        return result;
+    }
+
+    // ---- coefficients
+
+    Coefficients make_coefficients(Moments stats, int64_t n_stats, int64_t affine, int64_t affine_step, int64_t count_of_channels,
+                                   double count, char* memory) const {
+        static const double one = 1, zero = 0;
+        const bool own_weights = plan.coefs == Coefs::both;
+        Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !single};
+        CoefficientsJob job{stats, count, op.eps, n_stats, count_of_channels / n_stats, &one, &zero, 0, c.center, c.scale, c.shift};
+        if (!own_weights) {
+            job.weight = static_cast<const double*>(op.weight) + affine;
+            job.bias = static_cast<const double*>(op.bias) + affine;
+            job.affine_ld = affine_step;
+        }
+        if (!k.coefficients[single ? 0 : 1](job) && single) {
+            c.wide = true;
+            k.coefficients[1](job);
+        }
+        return c;
+    }
+
+    // ---- normalize
+
+    // first: the channel or row that the coefficients begin with; step: from one row of the piece to the next.
+    void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
+        NormalizeTile t{};
+        t.x = read(p, w, t.x_ld);
+        t.rows = p.rows, t.cols = p.cols, t.stream = stream;
+        char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
+        t.y = plan.pack_y ? w.y : y;
+        t.y_ld = plan.pack_y ? p.cols : p.row.y;
+        const int64_t skip = first * (c.wide ? 8 : 4);
+        t.center = c.center + skip, t.scale = c.scale + skip, t.shift = c.shift + skip;
+        t.coef_ld = step;
+        if (plan.coefs == Coefs::both) {
+            const int64_t size = single ? 4 : 8;
+            t.weight = static_cast<const char*>(row_weight) + p.at.affine * size;
+            t.bias = static_cast<const char*>(row_bias) + p.at.affine * size;
+            t.affine_ld = p.row.affine;
+        }
+        k.normalize[int(x_type)][int(op.y_type)][c.wide][int(plan.coefs)](t);
+        if (plan.pack_y) k.convert[int(op.y_type)][int(op.y_type)]({t.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.cols.y});
+    }
+
+    void normalize_pieces(const Offsets& unit, const Coefficients& c, int64_t begin, int64_t end, const Workspace& w) const {
+        walk(plan, unit, begin, end, max_rows, [&](const Piece& p) {
+            const bool by_channel = plan.coefs != Coefs::both;
+            normalize(p, c, by_channel ? p.at.affine - unit.affine : 0, plan.coefs == Coefs::rows ? p.row.affine : 0, w);
+        });
+    }
+
+    // ---- the schedules
+
+    void normalize_given() {
+        Buffer<char> memory(24 * op_channels());
+        const Coefficients c = make_coefficients(op.moments, op_channels(), 0, 1, op_channels(), 1, memory.at(0));
+        const int64_t pieces = plan.pieces();
+        const int64_t items = std::clamp<int64_t>(values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        Memory each = make_memory(threads, false);
+        auto body = [&](int64_t item, int slot) {
+            normalize_pieces(plan.origin, c, pieces * item / items, pieces * (item + 1) / items, workspace(each, slot));
+        };
+        parallel_for(items, threads, body);
+    }
+
+    // Moments of a run of units that are one row each.
+    void batch_moments(const Piece& rows, const Workspace& w, Moments out) const {
+        int64_t ld;
+        const void* x = read(rows, w, ld);
+        k.moments_rows[int(x_type)][op.centered]({x, rows.rows, ld, 1, 0, rows.cols}, out);
+    }
+
+    void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
+        const Axis row = plan.units.n > 0 ? plan.units.last() : Axis{};
+        const Piece rows{unit, size, plan.cols.size, row};
+        batch_moments(rows, w, w.unit);
+        finish_moments(unit, w.unit, w, size);
+        if (!op.y) return;
+        const Coefficients c = make_coefficients(w.unit, size, unit.affine, row.affine, size,
+                                                 static_cast<double>(plan.count()), w.coefficients);
+        // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
+        if (c.wide && single && size > 1) {
+            for (int64_t i = 0; i < size; ++i) {
+                Offsets one = unit;
+                one.step(row, i);
+                run_batch(one, 1, w);
+            }
+            return;
+        }
+        normalize(rows, c, 0, 1, w);
+    }
+
+    void run_unit(const Offsets& unit, const Workspace& w) const {
+        segment_moments(unit, 0, w, w.unit);
+        double before = segment_count(0);
+        for (int64_t s = 1; s < plan.segments(); ++s) {
+            segment_moments(unit, s, w, w.segment);
+            k.merge(w.unit, before, w.segment, segment_count(s), n);
+            before += segment_count(s);
+        }
+        const Moments stats = finish_moments(unit, w.unit, w, plan.stats());
+        if (!op.y) return;
+        const Coefficients c = unit_coefficients(unit, stats, w.coefficients);
+        normalize_pieces(unit, c, 0, plan.pieces(), w);
+    }
+
+    Coefficients unit_coefficients(const Offsets& unit, Moments stats, char* memory) const {
+        return make_coefficients(stats, plan.stats(), unit.affine, 1, channels, static_cast<double>(plan.count()), memory);
+    }
+
+    void per_statistic() {
+        Memory memory = make_memory(threads, true);
+        const bool by_batch = !down && plan.pieces() == 1;
+        auto body = [&](int64_t item, int slot) {
+            const Workspace w = workspace(memory, slot);
+            if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
+            if (plan.units.n == 0) return run_batch(plan.origin, 1, w);
+            const int64_t size = plan.units.last().size, each = batches_of_last(), first = item % each * batch;
+            run_batch(place(plan.units, plan.origin, item / each * size + first), std::min(batch, size - first), w);
+        };
+        parallel_for(batches, threads, body);
+    }
+
+    void pooled() {
+        const int64_t segments = plan.segments();
+        Buffer<double> partial(units * segments * n * 3), results(op.moments.mean ? 0 : units * n * 3);
+        Buffer<char> memory(op.y ? units * channels * 24 : 0);
+        Buffer<Coefficients> coefficients(units);
+        Memory each = make_memory(threads, false);
+        const auto partial_of = [&](int64_t unit, int64_t s) { return moments_at(partial.at((unit * segments + s) * n * 3), n); };
+
+        auto find_moments = [&](int64_t item, int slot) {
+            const int64_t unit = item / segments, s = item % segments;
+            segment_moments(place(plan.units, plan.origin, unit), s, workspace(each, slot), partial_of(unit, s));
+        };
+        parallel_for(units * segments, threads, find_moments);
+
+        auto merge_segments = [&](int64_t unit, int slot) {
+            const Offsets at = place(plan.units, plan.origin, unit);
+            double before = segment_count(0);
+            for (int64_t s = 1; s < segments; ++s) {
+                k.merge(partial_of(unit, 0), before, partial_of(unit, s), segment_count(s), n);
+                before += segment_count(s);
+            }
+            const Moments stats = finish_moments(at, partial_of(unit, 0), workspace(each, slot), plan.stats());
+            if (op.y) *coefficients.at(unit) = unit_coefficients(at, stats, memory.at(unit * channels * 24));
+        };
+        parallel_for(units, 1, merge_segments);
+        if (!op.y) return;
+
+        const int64_t pieces = plan.pieces();
+        const int64_t parts = std::clamp<int64_t>(values / units / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        auto write = [&](int64_t item, int slot) {
+            const int64_t unit = item / parts, part = item % parts;
+            normalize_pieces(place(plan.units, plan.origin, unit), *coefficients.at(unit), pieces * part / parts,
+                             pieces * (part + 1) / parts, workspace(each, slot));
+        };
+        parallel_for(units * parts, threads, write);
+    }
+};
+
+}  // namespace
+
+void forward(const Operation& op) { Forward(op).run(); }
+
+}  // namespace fusednorm

@@ -1,0 +1,101 @@
+// The table of kernels: the whole contract between the loops over one tile and the rest of the program.
+// Only raw pointers, integers and plain structs cross it. Strides and leading dimensions are in elements.
+#pragma once
+#include <cstdint>
+
+namespace fusednorm {
+
+// What the compute kernels read and write; every other stored type is converted by `convert`.
+enum class Type : int { f32, f64, boolean, u8, i8, u16, i16, u32, i32, u64, i64 };
+constexpr int kTypes = 11;
+constexpr int kComputeTypes = 2;  // f32 and f64
+
+constexpr int64_t size_of(Type t) {
+    constexpr int64_t sizes[kTypes] = {4, 8, 1, 1, 1, 2, 2, 4, 4, 8, 8};
+    return sizes[static_cast<int>(t)];
+}
+
+// Values accumulated from one first value before a merge. Part of the result's definition: changing it changes bits.
+constexpr int64_t kBlock = 4096;     // values of one statistic along rows
+constexpr int64_t kBlockRows = 256;  // rows of a tile whose columns are statistics
+
+// The moments of n statistics of equal count: value i has the mean mean[i] + low[i] (two doubles, so that large
+// offsets cancel) and the sum of squared deviations m2[i].
+struct Moments {
+    double* mean;
+    double* low;
+    double* m2;
+    Moments operator+(int64_t i) const { return {mean + i, low + i, m2 + i}; }
+};
+
+// x(stats, rows, cols): statistic s has the values x[s * stat_ld + r * ld + c].
+struct RowsTile {
+    const void* x;
+    int64_t stats, stat_ld, rows, ld, cols;
+};
+
+// Rows of few contiguous columns that are read as one row, so that no lane stays empty; 1 where there is no need.
+constexpr int64_t kFoldCols = 1024;
+constexpr int64_t fold_of(int64_t cols) {
+    if (cols >= 64 || cols % 32 == 0) return 1;
+    int64_t fold = 1;
+    while (fold * cols % 16 != 0 || fold * cols < 48) fold *= 2;
+    return fold;
+}
+constexpr int64_t cols_scratch(int64_t cols) { return 3 * (cols + 16) + 6 * kFoldCols; }
+
+// x(rows, cols): every column is a statistic. scratch: cols_scratch(cols) doubles.
+struct ColsTile {
+    const void* x;
+    int64_t rows, ld, cols;
+    double* scratch;
+};
+
+// What turns moments into the numbers that normalize multiplies by and adds; see coefficients() in moments.hpp.
+struct CoefficientsJob {
+    Moments moments;
+    double count, eps;
+    int64_t stats, per;  // per: consecutive channels that share a statistic
+    const double *weight, *bias;
+    int64_t affine_ld;  // step of weight and bias from one coefficient to the next: 1, or 0 for one channel
+    void *center, *scale, *shift;
+};
+
+// y(rows, cols) = ((x - center) * scale + shift) [* weight + bias]. The coefficients belong to rows, to columns, or
+// (Coefs::both) center, scale and shift to rows, weight and bias to columns.
+enum class Coefs : int { rows, cols, both };
+struct NormalizeTile {
+    const void* x;
+    void* y;
+    int64_t rows, cols, x_ld, y_ld;
+    const void *center, *scale, *shift;
+    int64_t coef_ld;  // rows, both: step from one row's coefficients to the next
+    const void *weight, *bias;
+    int64_t affine_ld;  // both: step from one row's weight and bias to the next
+    bool stream;        // write past the caches
+};
+
+// y(rows, cols) = x, converted.
+struct CopyTile {
+    const void* x;
+    void* y;
+    int64_t rows, cols, x_ld, x_step, y_ld, y_step;
+};
+
+struct Kernels {
+    const char* isa;
+    // [type][centered]: fresh moments of the tile; not centered: mean = 0, m2 = the sum of squares.
+    void (*moments_rows[kComputeTypes][2])(const RowsTile&, Moments);
+    void (*moments_cols[kComputeTypes][2])(const ColsTile&, Moments);
+    // a (count_a values) becomes the moments of a and b (count_b values) together, n times.
+    void (*merge)(Moments a, double count_a, Moments b, double count_b, int64_t n);
+    // out[i] becomes the moments of in[i * per ... i * per + per), count values each.
+    void (*pool)(Moments in, double count, int64_t per, Moments out, int64_t n);
+    // [float or double]: true when the numbers fit the arithmetic.
+    bool (*coefficients[kComputeTypes])(const CoefficientsJob&);
+    // [x][y][arithmetic][Coefs]; null where there is none (double in or out with float arithmetic).
+    void (*normalize[kComputeTypes][kComputeTypes][kComputeTypes][3])(const NormalizeTile&);
+    void (*convert[kTypes][kComputeTypes])(const CopyTile&);
+};
+
+}  // namespace fusednorm

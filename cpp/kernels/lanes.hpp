@@ -1,0 +1,191 @@
+// The vocabulary of the loops: sixteen lanes of float or double, whatever the instruction set's registers hold.
+// Lane i of every operation is the same on each instruction set, which is what makes the bits the same.
+// Built on the compiler's vector types. Intrinsics only for what these lack: partial and streaming memory access.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define FUSEDNORM_LANES_UNROLL _Pragma("GCC unroll 16")
+#define FUSEDNORM_LANES_LOOP _Pragma("GCC unroll 1")
+#define FUSEDNORM_INLINE __attribute__((always_inline)) inline
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+constexpr int kLanes = 16;
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+
+template <class A, int Bytes>
+struct VectorOf {
+    typedef A type __attribute__((vector_size(Bytes)));
+};
+
+// One register's values as another type. The compiler's own conversion splits registers where one instruction would do.
+template <class To, class From>
+FUSEDNORM_INLINE To convert_part(const From& a) {
+#if defined(__AVX512F__)
+    // maskz with every lane on: GCC 12 warns of the plain forms' undefined lanes.
+    if constexpr (std::is_same_v<From, VectorOf<float, 32>::type> && std::is_same_v<To, VectorOf<double, 64>::type>)
+        return reinterpret_cast<To>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<double, 64>::type> && std::is_same_v<To, VectorOf<float, 32>::type>)
+        return reinterpret_cast<To>(_mm512_maskz_cvtpd_ps(0xff, reinterpret_cast<__m512d>(a)));
+#elif defined(__AVX2__)
+    if constexpr (std::is_same_v<From, VectorOf<float, 16>::type> && std::is_same_v<To, VectorOf<double, 32>::type>)
+        return reinterpret_cast<To>(_mm256_cvtps_pd(reinterpret_cast<__m128>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<double, 32>::type> && std::is_same_v<To, VectorOf<float, 16>::type>)
+        return reinterpret_cast<To>(_mm256_cvtpd_ps(reinterpret_cast<__m256d>(a)));
+#elif defined(__x86_64__)
+    if constexpr (std::is_same_v<From, VectorOf<float, 8>::type> && std::is_same_v<To, VectorOf<double, 16>::type>)
+        return reinterpret_cast<To>(_mm_cvtps_pd(_mm_castsi128_ps(_mm_cvtsi64_si128(reinterpret_cast<long long>(a)))));
+#endif
+    return __builtin_convertvector(a, To);
+}
+
+template <class A>
+struct Lanes {
+    static constexpr int kWidth = kBytes / static_cast<int>(sizeof(A));
+    static constexpr int kParts = kLanes / kWidth;
+    using Part = typename VectorOf<A, kBytes>::type;
+    Part part[kParts];
+
+    FUSEDNORM_INLINE Lanes& operator+=(const Lanes& b) { return *this = *this + b; }
+
+#define FUSEDNORM_LANES_OPERATOR(op)                                               \
+    friend FUSEDNORM_INLINE Lanes operator op(const Lanes& a, const Lanes& b) {    \
+        Lanes r;                                                                   \
+        FUSEDNORM_LANES_UNROLL                                                     \
+        for (int i = 0; i < kParts; ++i) r.part[i] = a.part[i] op b.part[i];       \
+        return r;                                                                  \
+    }
+    FUSEDNORM_LANES_OPERATOR(+)
+    FUSEDNORM_LANES_OPERATOR(-)
+    FUSEDNORM_LANES_OPERATOR(*)
+    FUSEDNORM_LANES_OPERATOR(/)
+#undef FUSEDNORM_LANES_OPERATOR
+};
+
+template <class A>
+FUSEDNORM_INLINE Lanes<A> broadcast(A value) {
+    Lanes<A> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = value - typename Lanes<A>::Part{};
+    return r;
+}
+
+// p(16), any alignment, converted to A.
+template <class A, class T>
+FUSEDNORM_INLINE Lanes<A> load(const T* p) {
+    using L = Lanes<A>;
+    using Raw = typename VectorOf<T, L::kWidth * static_cast<int>(sizeof(T))>::type;
+    L r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) {
+        Raw raw;
+        __builtin_memcpy(&raw, p + i * L::kWidth, sizeof raw);
+        r.part[i] = convert_part<typename L::Part>(raw);
+    }
+    return r;
+}
+
+template <class T, class A>
+FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
+    using L = Lanes<A>;
+    using Raw = typename VectorOf<T, L::kWidth * static_cast<int>(sizeof(T))>::type;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) {
+        const Raw raw = convert_part<Raw>(a.part[i]);
+        __builtin_memcpy(p + i * L::kWidth, &raw, sizeof raw);
+    }
+}
+
+// The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
+template <class A, class T>
+FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, T fill = 0) {
+    T buffer[kLanes];
+#if defined(__AVX512F__)
+    const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
+    if constexpr (sizeof(T) == 4) {
+        _mm512_storeu_ps(buffer, _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, p));
+    } else {
+        const __m512d rest = _mm512_set1_pd(fill);
+        _mm512_storeu_pd(buffer, _mm512_mask_loadu_pd(rest, static_cast<__mmask8>(mask), p));
+        _mm512_storeu_pd(buffer + 8, n > 8 ? _mm512_mask_loadu_pd(rest, static_cast<__mmask8>(mask >> 8), p + 8) : rest);
+    }
+#else
+    store(buffer, broadcast(fill));
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
+#endif
+    return load<A>(buffer);
+}
+
+template <class T, class A>
+FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
+    T buffer[kLanes];
+    store(buffer, a);
+#if defined(__AVX512F__)
+    const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
+    if constexpr (sizeof(T) == 4) {
+        _mm512_mask_storeu_ps(p, mask, _mm512_loadu_ps(buffer));
+    } else {
+        _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), _mm512_loadu_pd(buffer));
+        if (n > 8) _mm512_mask_storeu_pd(p + 8, static_cast<__mmask8>(mask >> 8), _mm512_loadu_pd(buffer + 8));
+    }
+#else
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
+#endif
+}
+
+// Past the caches; p is aligned to kBytes.
+template <class T, class A>
+FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
+#if defined(__x86_64__)
+    alignas(kBytes) T buffer[kLanes];
+    store(buffer, a);
+    constexpr int kStep = kBytes / static_cast<int>(sizeof(T));
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < kLanes; i += kStep) {
+#if defined(__AVX512F__)
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(p + i), *reinterpret_cast<const __m512i*>(buffer + i));
+#elif defined(__AVX2__)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(p + i), *reinterpret_cast<const __m256i*>(buffer + i));
+#else
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p + i), *reinterpret_cast<const __m128i*>(buffer + i));
+#endif
+    }
+#else
+    store(p, a);
+#endif
+}
+
+// After streaming: what was written is seen by whoever sees what follows.
+FUSEDNORM_INLINE void stream_fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
+// The sum of the lanes, pairing lane i with i + 8, then + 4, + 2, + 1.
+FUSEDNORM_INLINE double sum(const Lanes<double>& a) {
+    double lane[kLanes];
+    store(lane, a);
+    FUSEDNORM_LANES_UNROLL
+    for (int step = kLanes / 2; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
+    return lane[0];
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME

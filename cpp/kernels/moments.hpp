@@ -1,0 +1,230 @@
+// Moments of one tile, merging them, and the coefficients made from them.
+// Every block is accumulated as d = x - K with K one of its own values, so the cancellation in sum(d*d) - sum(d)^2 / n
+// is at most n-fold, whatever the offset; blocks are merged in their order (Chan, Golub and LeVeque 1979).
+#pragma once
+#include "kernels.hpp"
+#include "lanes.hpp"
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
+
+// mean + low + add, as a mean and a low part again (Knuth 1969: the error of an addition is a double).
+FUSEDNORM_INLINE void add_to_mean(double& mean, double& low, double add) {
+    const double sum = mean + add, part = sum - mean;
+    const double rest = low + ((mean - (sum - part)) + (add - part));
+    mean = sum + rest;
+    low = is_finite(mean) ? rest - (mean - sum) : 0;
+}
+
+FUSEDNORM_INLINE void merge_one(double& mean, double& low, double& m2, double count, double other_mean, double other_low,
+                                double other_m2, double other_count) {
+    const double share = other_count / (count + other_count);
+    const double delta = (other_mean - mean) + (other_low - low);
+    // An infinite value leaves a mean that no difference may be taken of (tests/test_special.py).
+    const double infinite = mean * (1 - share) + other_mean * share;
+    m2 = m2 + other_m2 + delta * delta * (count * share);
+    add_to_mean(mean, low, delta * share);
+    if (!is_finite(delta)) mean = infinite, low = 0;
+}
+
+FUSEDNORM_INLINE void set(Moments m, int64_t i, double mean, double low, double m2) {
+    m.mean[i] = mean, m.low[i] = low, m.m2[i] = m2;
+}
+
+// From the sums of d and d * d over n values around k.
+template <bool Centered>
+FUSEDNORM_INLINE void close_block(double k, double sum, double squares, double n, double& mean, double& low, double& m2) {
+    mean = low = 0;
+    m2 = squares;
+    if constexpr (Centered) {
+        const double offset = sum / n, rest = squares - sum * offset;
+        mean = k;
+        add_to_mean(mean, low, offset);
+        m2 = rest < 0 ? 0 : rest;
+    }
+}
+
+template <class T, bool Centered>
+FUSEDNORM_INLINE void rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols, double& mean, double& low, double& m2) {
+    const double first = static_cast<double>(x[0]);
+    const double k = Centered && is_finite(first) ? first : 0;
+    const Lanes<double> center = broadcast(k);
+    Lanes<double> sums = broadcast(0.0), squares = sums;
+    const int64_t whole = cols / kLanes * kLanes;
+    const auto add = [&](const Lanes<double>& value) __attribute__((always_inline)) {
+        if constexpr (Centered) {
+            const Lanes<double> d = value - center;
+            sums += d;
+            squares += d * d;
+        } else {
+            squares += value * value;
+        }
+    };
+    for (int64_t r = 0; r < rows; ++r, x += ld) {
+        for (int64_t c = 0; c < whole; c += kLanes) add(load<double>(x + c));
+        if (whole < cols) add(load_some<double>(x + whole, cols - whole, static_cast<T>(k)));
+    }
+    close_block<Centered>(k, sum(sums), sum(squares), static_cast<double>(rows * cols), mean, low, m2);
+}
+
+template <class T, bool Centered>
+void moments_rows(const RowsTile& t, Moments out) {
+    const bool one_run = t.ld == t.cols;
+    const int64_t rows = one_run ? 1 : t.rows, cols = one_run ? t.rows * t.cols : t.cols;
+    const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
+    for (int64_t s = 0; s < t.stats; ++s) {
+        const T* x = static_cast<const T*>(t.x) + s * t.stat_ld;
+        double mean = 0, low = 0, m2 = 0, count = 0;
+        for (int64_t r = 0; r < rows; r += block_rows) {
+            const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows;
+            for (int64_t c = 0; c < cols; c += block_cols) {
+                const int64_t n_cols = cols - c < block_cols ? cols - c : block_cols;
+                double block_mean, block_low, block_m2;
+                rows_block<T, Centered>(x + r * t.ld + c, n_rows, t.ld, n_cols, block_mean, block_low, block_m2);
+                const double n = static_cast<double>(n_rows * n_cols);
+                if (count == 0) {
+                    mean = block_mean, low = block_low, m2 = block_m2;
+                } else {
+                    merge_one(mean, low, m2, count, block_mean, block_low, block_m2, n);
+                }
+                count += n;
+            }
+        }
+        set(out, s, mean, low, m2);
+    }
+}
+
+void merge(Moments a, double count_a, Moments b, double count_b, int64_t n) {
+    for (int64_t i = 0; i < n; ++i)
+        merge_one(a.mean[i], a.low[i], a.m2[i], count_a, b.mean[i], b.low[i], b.m2[i], count_b);
+}
+
+void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i, in = in + per) {
+        double sum = 0, squares = 0, m2 = 0, plain = 0;
+        for (int64_t j = 0; j < per; ++j) {
+            const double d = (in.mean[j] - in.mean[0]) + (in.low[j] - in.low[0]);
+            sum += d;
+            squares += d * d;
+            m2 += in.m2[j];
+            plain += in.mean[j];
+        }
+        double mean, low, between;
+        const double parts = static_cast<double>(per), first_low = in.low[0];
+        close_block<true>(in.mean[0], sum, squares, parts, mean, low, between);
+        add_to_mean(mean, low, first_low);
+        if (!is_finite(sum)) mean = plain / parts, low = 0;
+        set(out, i, mean, low, m2 + count * between);
+    }
+}
+
+// Rows between two touches of a column's sums, which lie in memory: few enough for the first-level cache's ways.
+constexpr int64_t kStripRows = 16;
+
+template <class T, bool Centered>
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, double* center, double* sums, double* squares) {
+    const auto strip = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
+        const Lanes<double> k = load<double>(center + c);
+        Lanes<double> s = load<double>(sums + c), q = load<double>(squares + c);
+        for (int64_t r = 0; r < rows; ++r) {
+            const Lanes<double> d = value_at(x + r * ld + c) - k;
+            if constexpr (Centered) s += d;
+            q += d * d;
+        }
+        store(sums + c, s);
+        store(squares + c, q);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= cols; c += kLanes)
+        strip(c, [](const T* p) __attribute__((always_inline)) { return load<double>(p); });
+    const int64_t left = cols - c;
+    if (left > 0) strip(c, [left](const T* p) __attribute__((always_inline)) { return load_some<double>(p, left); });
+}
+
+// scratch: three arrays of cols rounded up to whole lanes.
+template <class T, bool Centered>
+void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
+    const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
+    double *center = scratch, *sums = center + padded, *squares = sums + padded;
+    for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {
+        const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
+        for (int64_t c = 0; c < padded; ++c) {
+            const double first = Centered && c < cols ? static_cast<double>(x[c]) : 0;
+            center[c] = is_finite(first) ? first : 0;
+            sums[c] = squares[c] = 0;
+        }
+        for (int64_t r = 0; r < block; r += kStripRows) {
+            const int64_t strip = block - r < kStripRows ? block - r : kStripRows;
+            cols_strip<T, Centered>(x + r * ld, strip, ld, cols, center, sums, squares);
+        }
+        const double n = static_cast<double>(block), before = static_cast<double>(done);
+        for (int64_t c = 0; c < cols; ++c) {
+            double mean, low, m2;
+            close_block<Centered>(center[c], sums[c], squares[c], n, mean, low, m2);
+            if (done == 0) {
+                set(out, c, mean, low, m2);
+            } else {
+                merge_one(out.mean[c], out.low[c], out.m2[c], before, mean, low, m2, n);
+            }
+        }
+    }
+}
+
+// Few contiguous columns would leave most lanes empty: several rows are read as one, and their replicas merged.
+template <class T, bool Centered>
+void moments_cols(const ColsTile& t, Moments out) {
+    const T* x = static_cast<const T*>(t.x);
+    const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, folded_rows = t.rows / fold;
+    if (fold == 1 || folded_rows == 0)
+        return moments_wide_cols<T, Centered>(x, t.rows, t.ld, t.cols, t.scratch, out);
+    const int64_t wide = fold * t.cols, left = t.rows - folded_rows * fold;
+    Moments parts{t.scratch, t.scratch + wide, t.scratch + 2 * wide};
+    double* scratch = t.scratch + 3 * wide;
+    moments_wide_cols<T, Centered>(x, folded_rows, wide, wide, scratch, parts);
+    const double n = static_cast<double>(folded_rows);
+    for (int64_t c = 0; c < t.cols; ++c) set(out, c, parts.mean[c], parts.low[c], parts.m2[c]);
+    for (int64_t i = 1; i < fold; ++i) merge(out, n * static_cast<double>(i), parts + i * t.cols, n, t.cols);
+    if (left == 0) return;
+    moments_wide_cols<T, Centered>(x + folded_rows * wide, left, t.cols, t.cols, scratch, parts);
+    merge(out, n * static_cast<double>(fold), parts, static_cast<double>(left), t.cols);
+}
+
+// rstd = 1 / sqrt(m2 / count + eps), scale = weight * rstd, center = A(mean), shift = bias + (center - mean) * scale:
+// what rounding the mean to A lost comes back in the shift. False when A's range does not hold these numbers.
+template <class A>
+bool coefficients(const CoefficientsJob& job) {
+    constexpr int64_t kChunk = 64;
+    A *center = static_cast<A*>(job.center), *scale = static_cast<A*>(job.scale), *shift = static_cast<A*>(job.shift);
+    const double *weight = job.weight, *bias = job.bias;
+    const int64_t per = job.per;
+    bool fits = true;
+    for (int64_t begin = 0; begin < job.stats; begin += kChunk) {
+        const int64_t n = job.stats - begin < kChunk ? job.stats - begin : kChunk;
+        const Moments m = job.moments + begin;
+        double rstd[kChunk];
+        for (int64_t i = 0; i < n; ++i) rstd[i] = 1 / __builtin_sqrt(m.m2[i] / job.count + job.eps);
+        for (int64_t i = 0; i < n * per; ++i) {
+            const int64_t s = per == 1 ? i : i / per;
+            const double factor = weight[i * job.affine_ld] * rstd[s];
+            const A rounded = static_cast<A>(m.mean[s]);
+            center[i] = rounded;
+            scale[i] = static_cast<A>(factor);
+            shift[i] = static_cast<A>(bias[i * job.affine_ld] + ((static_cast<double>(rounded) - m.mean[s]) - m.low[s]) * factor);
+            if constexpr (sizeof(A) == 4) {
+                const double size = __builtin_fabs(factor), offset = __builtin_fabs(m.mean[s]);
+                // NaN and infinities compare false: what they give is the same in any arithmetic.
+                const bool extreme = (offset > 0x1p100 && is_finite(offset)) || (size < 0x1p-126 && size > 0) ||
+                                     (size > 0x1p126 && is_finite(size));
+                fits &= !extreme;
+            }
+        }
+        center += n * per, scale += n * per, shift += n * per;
+        weight += n * per * job.affine_ld, bias += n * per * job.affine_ld;
+    }
+    return fits;
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME

@@ -1,0 +1,364 @@
+// The module fusednorm._core: each function checks its arguments, describes the operation on a view, and runs it.
+// Python's functional.py has the same functions with names and defaults; here every argument is positional.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "arguments.hpp"
+#include "dispatch.hpp"
+#include "plan.hpp"
+#include "threads.hpp"
+
+namespace fusednorm {
+namespace {
+
+constexpr int64_t kKeepGilValues = 1 << 13;  // less work than handing the GIL over and back is worth
+
+void run(const Operation& op, int64_t values) {
+    if (values < kKeepGilValues) return forward(op);
+    py::gil_scoped_release release;
+    forward(op);
+}
+
+int64_t product(const py::ssize_t* shape, int begin, int end) {
+    int64_t n = 1;
+    for (int i = begin; i < end; ++i) n *= shape[i];
+    return n;
+}
+
+// The moments of statistics 0 ... n - 1, in memory of their own.
+struct Statistics {
+    std::vector<double> memory;
+    int64_t n;
+    explicit Statistics(int64_t count) : memory(static_cast<size_t>(3 * count)), n(count) {}
+    Moments moments() { return {memory.data(), memory.data() + n, memory.data() + 2 * n}; }
+};
+
+void describe(Operation& op, const Array& x, const Array* y, Type y_type) {
+    op.x = x.data, op.x_type = x.type;
+    op.y = y ? y->data : nullptr, op.y_type = y_type;
+}
+
+Axis axis_of(const Array& x, const Array* y, int i, int64_t stat = 0, int64_t affine = 0) {
+    return {x.shape[i], x.step(i), y ? y->step(i) : 0, stat, affine};
+}
+
+// running = (1 - momentum) * running + momentum * batch, in the array's own dtype and shape.
+void update(const py::array& running, const std::vector<double>& before, const std::vector<double>& batch, double momentum) {
+    py::array_t<double> after(static_cast<py::ssize_t>(batch.size()));
+    for (size_t i = 0; i < batch.size(); ++i)
+        after.mutable_data()[i] = (1 - momentum) * before[i] + momentum * batch[i];
+    py::module_::import("numpy").attr("copyto")(running, after.attr("reshape")(running.attr("shape")), py::arg("casting") = "unsafe");
+}
+
+// ---- batch, instance and group: weights per channel
+
+struct Channeled {
+    py::handle x, running_mean, running_var, weight, bias;
+    bool use_batch;  // the statistics of x, not the running ones
+    double momentum;
+    py::handle eps, channel_axis, residual, activation, dtype, out;
+};
+
+py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& a, py::handle num_groups = {}) {
+    const Array x = check.input("x", a.x);
+    const Type type = check.result_type(x, a.dtype);
+    if (x.ndim == 0 || (spec.pool_outer && x.ndim == 1))
+        check.value_error("x", spec.pool_outer ? "at least 2 dimensions" : "at least 1 dimension", "shape " + text_of(x.shape, x.ndim));
+    const int channel_axis = check.axis("channel_axis", a.channel_axis, x.ndim);
+    const int64_t channels = x.shape[channel_axis];
+    if (num_groups) {
+        const int64_t groups = check.integer("num_groups", num_groups);
+        if (groups < 1 || channels % groups != 0)
+            check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels", std::to_string(groups));
+        spec.group_size = channels / groups;
+    }
+    const int64_t per = std::max<int64_t>(1, spec.group_size), groups = channels / per;
+    const int sample_axis = spec.pool_outer || channel_axis == 0 ? -1 : 0;
+    const int64_t samples = sample_axis < 0 ? 1 : x.shape[0], size = x.size();
+
+    Operation op;
+    op.eps = check.eps(a.eps);
+    const std::vector<double> weight = check.channels("weight", a.weight, x, channel_axis, 1);
+    const std::vector<double> bias = check.channels("bias", a.bias, x, channel_axis, 0);
+    op.weight = weight.data(), op.bias = bias.data();
+
+    const bool has_running = !a.running_mean.is_none() || !a.running_var.is_none();
+    const std::vector<double> running_mean = check.channels("running_mean", a.running_mean, x, channel_axis, 0);
+    std::vector<double> running_var = check.channels("running_var", a.running_var, x, channel_axis, 1);
+    if (!a.use_batch)
+        for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
+            if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
+    py::array mean_target, var_target;
+    if (a.use_batch && !a.running_mean.is_none()) mean_target = check.updatable("running_mean", a.running_mean);
+    if (a.use_batch && !a.running_var.is_none()) var_target = check.updatable("running_var", a.running_var);
+
+    const int64_t count = size == 0 ? 0 : size / channels / samples * (spec.pool_outer ? 1 : per);
+    if (a.use_batch && size > 0 && !num_groups && count == 1)
+        check.value_error("x", spec.pool_outer ? "more than one value per channel when training" : "more than one spatial element",
+                          "shape " + text_of(x.shape, x.ndim));
+    check.absent("residual", a.residual);
+    check.absent("activation", a.activation);
+    Result y(check, x, type, a.out, {});
+    if (size == 0) return y.finish();
+
+    describe(op, x, &y.view, type);
+    op.given = !a.use_batch;
+    for (int i = 0; i < x.ndim; ++i) {
+        if (i == channel_axis) {
+            Axis group = axis_of(x, &y.view, i, 1, per), within = axis_of(x, &y.view, i, 0, 1);
+            group.size = groups, group.x *= per, group.y *= per;
+            within.size = per;
+            op.axes.push(group);
+            if (per > 1) op.axes.push(within);
+        } else {
+            op.axes.push(axis_of(x, &y.view, i, i == sample_axis ? groups : 0, 0));
+        }
+    }
+    std::vector<double> means = running_mean, low;
+    Statistics statistics(a.use_batch && has_running ? samples * channels : 0);
+    if (op.given) {
+        low.resize(static_cast<size_t>(channels));
+        op.moments = {means.data(), low.data(), running_var.data()};
+    } else if (has_running) {
+        op.moments = statistics.moments();
+    }
+    run(op, size);
+    if (a.use_batch && has_running) {
+        // Averaged over the samples, where each has its own statistics.
+        std::vector<double> batch_mean(static_cast<size_t>(channels)), batch_var = batch_mean;
+        for (int64_t i = 0; i < samples * channels; ++i) {
+            const auto c = static_cast<size_t>(i % channels);
+            batch_mean[c] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
+            batch_var[c] += op.moments.m2[i] / static_cast<double>(count - 1) / static_cast<double>(samples);
+        }
+        if (mean_target) update(mean_target, running_mean, batch_mean, a.momentum);
+        if (var_target) update(var_target, running_var, batch_var, a.momentum);
+    }
+    return y.finish();
+}
+
+py::object batch_norm(const py::handle* a) {
+    const Arguments check("batch_norm");
+    return channel_norm(check, kBatch, {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])), check.real("momentum", a[6]),
+                                        a[7], a[8], a[9], a[10], a[11], a[12]});
+}
+
+py::object instance_norm(const py::handle* a) {
+    const Arguments check("instance_norm");
+    return channel_norm(check, kInstance, {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])), check.real("momentum", a[6]),
+                                           a[7], a[8], a[9], a[10], a[11], a[12]});
+}
+
+py::object group_norm(const py::handle* a) {
+    const py::none none;
+    return channel_norm(Arguments("group_norm"), group_spec(1),
+                        {a[0], none, none, a[2], a[3], true, 0, a[4], a[5], a[6], a[7], a[8], a[9]}, a[1]);
+}
+
+// ---- layer and rms: weights per value of a row
+
+struct Rowwise {
+    py::handle x, normalized_shape, weight, bias, eps, residual, activation, dtype, out;
+};
+
+// How many trailing dimensions normalized_shape names.
+int trailing(const Arguments& check, py::handle normalized_shape, const Array& x) {
+    std::vector<py::ssize_t> sizes;
+    if (PyIndex_Check(normalized_shape.ptr())) {
+        sizes.push_back(check.integer("normalized_shape", normalized_shape));
+    } else if (PySequence_Check(normalized_shape.ptr())) {
+        for (py::handle size : py::reinterpret_borrow<py::sequence>(normalized_shape)) sizes.push_back(check.integer("normalized_shape", size));
+    } else {
+        check.type_error("normalized_shape", "an integer or a sequence of integers", text_of(normalized_shape));
+    }
+    const int n = static_cast<int>(sizes.size());
+    if (n == 0) check.value_error("normalized_shape", "at least one dimension", text_of(normalized_shape));
+    if (n > x.ndim || !std::equal(sizes.begin(), sizes.end(), x.shape + x.ndim - n))
+        check.value_error("normalized_shape", "the last dimensions of x, whose shape is " + text_of(x.shape, x.ndim),
+                          text_of(normalized_shape));
+    return n;
+}
+
+py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+    const Array x = check.input("x", a.x);
+    const Type type = check.result_type(x, a.dtype);
+    const int n = trailing(check, a.normalized_shape, x), first = x.ndim - n;
+    Operation op;
+    op.centered = spec.centered, op.rows_only = spec.rows_only;
+    if (a.eps.is_none() && !spec.centered) {
+        op.eps = type == Type::f64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+    } else {
+        op.eps = check.eps(a.eps);
+    }
+    const Type weights = weight_type(x.type, type);
+    const py::array weight = check.values("weight", a.weight, weights, x.shape + first, n, 1);
+    const py::array bias = check.values("bias", a.bias, weights, x.shape + first, n, 0);
+    op.weight = weight.data(), op.bias = bias.data();
+    check.absent("residual", a.residual);
+    check.absent("activation", a.activation);
+    Result y(check, x, type, a.out, {weight, bias});
+    if (x.size() == 0) return y.finish();
+    describe(op, x, &y.view, type);
+    for (int i = 0; i < x.ndim; ++i) {
+        const int64_t step = product(x.shape, i + 1, i < first ? first : x.ndim);
+        op.axes.push(axis_of(x, &y.view, i, i < first ? step : 0, i < first ? 0 : step));
+    }
+    run(op, x.size());
+    return y.finish();
+}
+
+py::object layer_norm(const py::handle* a) {
+    return row_norm(Arguments("layer_norm"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]});
+}
+
+py::object rms_norm(const py::handle* a) {
+    return row_norm(Arguments("rms_norm"), kRms, {a[0], a[1], a[2], py::none(), a[3], a[4], a[5], a[6], a[7]});
+}
+
+// ---- moments
+
+std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim) {
+    std::vector<bool> reduced(static_cast<size_t>(ndim), axis.is_none());
+    const auto add = [&](py::handle one) {
+        const auto i = static_cast<size_t>(check.axis("axis", one, ndim));
+        if (reduced[i]) check.value_error("axis", "each axis once", text_of(axis));
+        reduced[i] = true;
+    };
+    if (axis.is_none()) return reduced;
+    if (PyIndex_Check(axis.ptr())) {
+        add(axis);
+    } else if (PySequence_Check(axis.ptr())) {
+        for (py::handle one : py::reinterpret_borrow<py::sequence>(axis)) add(one);
+    } else {
+        check.type_error("axis", "None, an integer or a sequence of integers", text_of(axis));
+    }
+    return reduced;
+}
+
+template <class T>
+void write_moments(Statistics& s, double count, double ddof, const py::array& mean, const py::array& var) {
+    T* means = static_cast<T*>(py::detail::array_proxy(mean.ptr())->data ? static_cast<void*>(py::detail::array_proxy(mean.ptr())->data) : nullptr);
+    T* vars = reinterpret_cast<T*>(py::detail::array_proxy(var.ptr())->data);
+    const Moments m = s.moments();
+    for (int64_t i = 0; i < s.n; ++i) {
+        means[i] = static_cast<T>(count > 0 ? m.mean[i] + m.low[i] : NAN);
+        vars[i] = static_cast<T>(count > 0 ? m.m2[i] / std::max(count - ddof, 0.0) : NAN);
+    }
+}
+
+py::object moments(const py::handle* a) {
+    const Arguments check("moments");
+    const Array x = check.input("x", a[0]);
+    const std::vector<bool> reduced = reduced_axes(check, a[1], x.ndim);
+    const double ddof = check.real("ddof", a[2]);
+    if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
+    const bool keepdims = py::bool_(py::reinterpret_borrow<py::object>(a[3]));
+    const Type type = check.result_type(x, a[4]);
+
+    Operation op;
+    int64_t stats = 1, count = 1;
+    for (int i = 0; i < x.ndim; ++i) {
+        const bool kept = !reduced[static_cast<size_t>(i)];
+        op.axes.push(axis_of(x, nullptr, i, kept, 0));
+        (kept ? stats : count) *= x.shape[i];
+    }
+    number_statistics(op.axes);
+    std::vector<py::ssize_t> shape, strides;
+    for (int i = 0; i < x.ndim; ++i) {
+        const bool kept = !reduced[static_cast<size_t>(i)];
+        if (!kept && !keepdims) continue;
+        shape.push_back(kept ? x.shape[i] : 1);
+        strides.push_back(kept ? op.axes[i].stat * size_of(type) : size_of(type));
+    }
+    const int ndim = static_cast<int>(shape.size());
+    const py::array mean = new_array(type, ndim, shape.data(), strides.data());
+    const py::array var = new_array(type, ndim, shape.data(), strides.data());
+    Statistics statistics(stats);
+    describe(op, x, nullptr, type);
+    op.moments = statistics.moments();
+    if (stats > 0 && count > 0) run(op, x.size());
+    if (type == Type::f32) {
+        write_moments<float>(statistics, static_cast<double>(count), ddof, mean, var);
+    } else {
+        write_moments<double>(statistics, static_cast<double>(count), ddof, mean, var);
+    }
+    return py::make_tuple(mean, var);
+}
+
+// ---- the machine
+
+py::dict config() {
+    py::dict d;
+    d["version"] = FUSEDNORM_VERSION;
+    d["isa"] = kernels().isa;
+    d["isas_available"] = py::cast(available_isas());
+    d["isas_compiled"] = py::cast(compiled_isas());
+    d["openmp"] = openmp_runtime();
+    d["threads"] = get_num_threads();
+#if defined(__clang__)
+    d["compiler"] = "Clang " __clang_version__;
+#else
+    d["compiler"] = "GCC " __VERSION__;
+#endif
+    return d;
+}
+
+py::object set_threads(const py::handle* a) {
+    const Arguments check("set_num_threads");
+    const int64_t n = check.integer("n", a[0]);
+    if (n < 1 || n > 4096) check.value_error("n", "a number of threads from 1 to 4096", std::to_string(n));
+    set_num_threads(static_cast<int>(n));
+    return py::none();
+}
+
+// A function of N positional arguments with CPython's own calling convention: pybind11's dispatch would cost as much as
+// the work on a small array.
+template <py::object (*Function)(const py::handle*), int N>
+PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
+    try {
+        if (n != N) throw py::type_error("expected " + std::to_string(N) + " arguments, got " + std::to_string(n));
+        py::handle handles[N];
+        for (int i = 0; i < N; ++i) handles[i] = arguments[i];
+        return Function(handles).release().ptr();
+    } catch (py::error_already_set& e) {
+        e.restore();
+    } catch (const py::builtin_exception& e) {
+        e.set_error();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& e) {
+        PyErr_SetString(PyExc_NotImplementedError, e.what());
+    }
+    return nullptr;
+}
+
+#define FUSEDNORM_FUNCTION(function, n, signature)                                                             \
+    {#function, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, n>)), METH_FASTCALL, \
+     #function signature "\n--\n\n"}
+
+PyMethodDef functions[] = {
+    FUSEDNORM_FUNCTION(batch_norm, 13, "(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(instance_norm, 13, "(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, channel_axis, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(group_norm, 10, "(x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(layer_norm, 9, "(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(rms_norm, 8, "(x, normalized_shape, weight, eps, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
+    {"set_num_threads", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<set_threads, 1>)), METH_FASTCALL, "set_num_threads(n, /)\n--\n\n"},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+}  // namespace fusednorm
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+    using namespace fusednorm;
+    try {
+        kernels();
+    } catch (const std::runtime_error& e) {
+        throw py::import_error(e.what());
+    }
+    if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
+    m.def("get_num_threads", &get_num_threads);
+    m.def("config", &config);
+}

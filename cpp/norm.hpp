@@ -1,0 +1,47 @@
+// The operator: what a norm is, as data, and the C++ API. Every norm is moments, then normalize, on one view.
+#pragma once
+#include <cstdint>
+
+#include "kernels/kernels.hpp"
+#include "view.hpp"
+
+namespace fusednorm {
+
+// group_size: channels that share a statistic (0: all of them). pool_outer: the samples share it too.
+// centered: the mean is subtracted. rows_only: the channels are the whole sample, so each value has its own weight.
+struct NormSpec {
+    int64_t group_size;
+    bool pool_outer, centered, rows_only;
+};
+
+constexpr NormSpec kBatch{1, true, true, false};
+constexpr NormSpec kInstance{1, false, true, false};
+constexpr NormSpec kLayer{0, false, true, true};
+constexpr NormSpec kRms{0, false, false, true};
+constexpr NormSpec group_spec(int64_t group_size) { return {group_size, false, true, false}; }
+
+// One operation on arrays that exist. Null pointers mean: absent.
+struct Operation {
+    Axes axes;             // stat strides number the statistics 0 ... stats - 1, affine the channels
+    const void* x = nullptr;
+    Type x_type = Type::f32;
+    void* y = nullptr;     // null: moments only
+    Type y_type = Type::f32;  // f32 or f64
+    bool centered = true;
+    bool rows_only = false;
+    double eps = 0;
+    // per channel: doubles; rows_only: of the arithmetic's type, see weight_type()
+    const void *weight = nullptr, *bias = nullptr;
+    // given: mean and m2 hold the running mean and variance per channel, nothing is computed from x.
+    // Else: null, or the place for the moments of every statistic.
+    bool given = false;
+    Moments moments{nullptr, nullptr, nullptr};
+};
+
+// The type of weight and bias of an operation with rows_only.
+constexpr Type weight_type(Type x, Type y) { return x == Type::f32 && y == Type::f32 ? Type::f32 : Type::f64; }
+
+// Writes y and moments, as far as they are not null. x holds at least one value. Throws std::bad_alloc before it writes.
+void forward(const Operation& op);
+
+}  // namespace fusednorm

@@ -1,0 +1,170 @@
+// How a view becomes tiles. See plan.hpp for what the parts mean.
+#include "plan.hpp"
+
+#include <algorithm>
+
+namespace fusednorm {
+namespace {
+
+int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
+
+// An axis along which nothing distinguishes the two ends is walked forwards.
+void flip_negative(Axes& axes, Offsets& origin) {
+    for (int i = 0; i < axes.n; ++i) {
+        Axis& a = axes[i];
+        if (a.x >= 0 || a.stat != 0 || a.affine != 0) continue;
+        origin.x += a.x * (a.size - 1), origin.y += a.y * (a.size - 1);
+        a.x = -a.x, a.y = -a.y;
+    }
+}
+
+// Memory order of x, outermost first. A broadcast axis (stride 0) goes outermost: the rest of the array is reread.
+void sort_by_memory(Axes& axes) {
+    const auto key = [](const Axis& a) { return a.x == 0 ? INT64_MAX : magnitude(a.x); };
+    std::stable_sort(axes.axis, axes.axis + axes.n, [&](const Axis& a, const Axis& b) {
+        return key(a) != key(b) ? key(a) > key(b) : magnitude(a.y) > magnitude(b.y);
+    });
+}
+
+bool one_run(const Axis& outer, const Axis& inner) {
+    return outer.x == inner.x * inner.size && outer.y == inner.y * inner.size && outer.stat == inner.stat * inner.size &&
+           outer.affine == inner.affine * inner.size && (outer.stat == 0) == (inner.stat == 0) &&
+           (outer.affine == 0) == (inner.affine == 0);
+}
+
+void merge_runs(Axes& axes) {
+    for (int i = axes.n - 2; i >= 0; --i) {
+        if (!one_run(axes[i], axes[i + 1])) continue;
+        axes[i + 1].size *= axes[i].size;
+        axes.erase(i);
+    }
+}
+
+void drop_ones(Axes& axes) {
+    for (int i = axes.n - 1; i >= 0; --i)
+        if (axes[i].size == 1) axes.erase(i);
+}
+
+// A pooled axis that repeats the same values changes nothing but the count: none of them is read twice.
+int64_t drop_repeats(Axes& axes) {
+    int64_t repeats = 1;
+    for (int i = axes.n - 1; i >= 0; --i) {
+        if (axes[i].x != 0 || axes[i].stat != 0) continue;
+        repeats *= axes[i].size;
+        axes.erase(i);
+    }
+    return repeats;
+}
+
+bool is_pooled(const Axis& a) { return a.stat == 0; }
+
+// The index of the axis that becomes the columns, or -1: every statistic is of a single value.
+int choose_columns(const Axes& axes, const Operation& op, Plan& plan) {
+    const int last = axes.n - 1;
+    if (last < 0) return -1;
+    if (op.given) {
+        plan.coefs = axes[last].affine != 0 ? Coefs::cols : Coefs::rows;
+        return last;
+    }
+    int plain = -1, channel = -1;  // the innermost pooled axes, without and with a step in the channels
+    for (int i = 0; i < axes.n; ++i) {
+        if (!is_pooled(axes[i])) continue;
+        if (axes[i].affine == 0) plain = i;
+        if (axes[i].affine == 1) channel = i;
+    }
+    // One value per channel and statistic: a statistic is a row, and its columns have weights of their own.
+    if (op.rows_only || (plain < 0 && channel >= 0)) {
+        plan.coefs = Coefs::both;
+        return channel;
+    }
+    const bool channels_last = axes[last].affine != 0 || (op.y == nullptr && !is_pooled(axes[last]));
+    if (!channels_last) return plain;
+    plan.direction = Direction::down;
+    plan.coefs = Coefs::cols;
+    return last;
+}
+
+// Down with groups: the axes of groups and of channels within a group are the columns together.
+void join_groups(Axes& axes, int& cols, Plan& plan) {
+    if (plan.direction != Direction::down || !is_pooled(axes[cols])) return;
+    plan.per = axes[cols].size;
+    for (int i = cols - 1; i >= 0; --i) {
+        if (is_pooled(axes[i]) || axes[i].affine == 0) continue;
+        axes[cols].size *= axes[i].size;
+        axes.erase(i);
+        --cols;
+        break;
+    }
+    axes[cols].stat = 1;
+}
+
+void cut(Plan& plan) {
+    const int64_t cols = plan.cols.size;
+    plan.chunk = cols;
+    if (plan.direction == Direction::along && cols > kChunk) {
+        plan.chunk = kChunk;
+        plan.chunks = (cols + kChunk - 1) / kChunk;
+    }
+    const int64_t values = std::min(plan.chunk, cols);
+    const int64_t pieces = plan.pieces();
+    plan.segment = std::max(kSegmentValues / std::max<int64_t>(values, 1), (pieces + kMaxSegments - 1) / kMaxSegments);
+    plan.segment = std::max<int64_t>(plan.segment, 1);
+    if (plan.direction == Direction::down)
+        plan.segment = (plan.segment + kBlockRows - 1) / kBlockRows * kBlockRows;
+    plan.segment = std::min(plan.segment, pieces);
+}
+
+// Many independent columns become panels, each a unit. Where no panel divides them they stay one.
+void split_panels(Plan& plan) {
+    if (plan.direction != Direction::down || plan.per != 1 || plan.cols.size <= kPanel) return;
+    int64_t panel = kPanel;
+    while (panel > kPanel / 8 && plan.cols.size % panel != 0) --panel;
+    if (plan.cols.size % panel != 0) return;
+    const Axis c = plan.cols;
+    plan.units.push({c.size / panel, c.x * panel, c.y * panel, c.stat * panel, c.affine * panel});
+    plan.cols.size = panel;
+}
+
+}  // namespace
+
+void number_statistics(Axes& axes) {
+    Axes sorted;
+    for (int i = 0; i < axes.n; ++i) {
+        sorted.push(axes[i]);
+        sorted[i].affine = i;
+    }
+    sort_by_memory(sorted);
+    int64_t step = 1;
+    for (int i = sorted.n - 1; i >= 0; --i) {
+        if (is_pooled(sorted[i])) continue;
+        axes[static_cast<int>(sorted[i].affine)].stat = step;
+        step *= sorted[i].size;
+    }
+}
+
+Plan make_plan(const Operation& op) {
+    Plan plan;
+    Axes axes = op.axes;
+    drop_ones(axes);
+    if (op.y == nullptr) plan.repeats = drop_repeats(axes);
+    flip_negative(axes, plan.origin);
+    sort_by_memory(axes);
+    merge_runs(axes);
+    int cols = choose_columns(axes, op, plan);
+    if (cols >= 0) {
+        join_groups(axes, cols, plan);
+        plan.cols = axes[cols];
+        axes.erase(cols);
+    } else {
+        plan.cols = Axis{1, 1, 1, 0, op.rows_only ? 1 : 0};
+        if (op.rows_only) plan.coefs = Coefs::both;
+    }
+    for (int i = 0; i < axes.n; ++i) (op.given || is_pooled(axes[i]) ? plan.rows : plan.units).push(axes[i]);
+    split_panels(plan);
+    plan.pack_x = plan.cols.x != 1 || (op.x_type != Type::f32 && op.x_type != Type::f64);
+    plan.pack_y = op.y != nullptr && plan.cols.y != 1;
+    cut(plan);
+    return plan;
+}
+
+}  // namespace fusednorm

@@ -1,0 +1,97 @@
+// Threads: the default number (OMP_NUM_THREADS, affinity, the cgroup's CPU quota), fork, and the one parallel region.
+#include "threads.hpp"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+
+namespace fusednorm {
+namespace {
+
+// Quota / period of one cgroup, or infinity. Version 2 has one file with both numbers, version 1 has two.
+double quota_of(const std::string& folder) {
+    std::ifstream v2(folder + "/cpu.max");
+    std::string quota;
+    double period = 0;
+    if (v2 >> quota >> period) return quota == "max" || period <= 0 ? INFINITY : std::strtod(quota.c_str(), nullptr) / period;
+    std::ifstream v1_quota(folder + "/cpu.cfs_quota_us"), v1_period(folder + "/cpu.cfs_period_us");
+    double microseconds = 0;
+    if (v1_quota >> microseconds && v1_period >> period && microseconds > 0 && period > 0) return microseconds / period;
+    return INFINITY;
+}
+
+// The least quota of this process's cgroup and those above it. Nothing readable: no limit.
+double cgroup_cpus() {
+    double cpus = INFINITY;
+    std::ifstream file("/proc/self/cgroup");
+    for (std::string line; std::getline(file, line);) {
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        const std::string controllers = line.substr(first + 1, second - first - 1);
+        if (!controllers.empty() && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
+        const std::string root = controllers.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/" + controllers;
+        for (std::string path = line.substr(second + 1);; path.erase(path.rfind('/'))) {
+            cpus = std::min(cpus, quota_of(root + path));
+            if (path.empty() || path.rfind('/') == std::string::npos) break;
+        }
+        cpus = std::min(cpus, quota_of(root));
+    }
+    return cpus;
+}
+
+std::atomic<int> limit{1};
+std::atomic<bool> forked{false};
+int openmp_default = 1;  // what OpenMP said at the start: OMP_NUM_THREADS, else affinity
+
+// Before any call: a static object, so that the numbers are those of the process's start.
+const bool started = [] {
+    openmp_default = std::max(1, omp_get_max_threads());
+    const double cpus = cgroup_cpus();
+    limit = std::isfinite(cpus) ? std::min(openmp_default, std::max(1, static_cast<int>(std::ceil(cpus)))) : openmp_default;
+    // The runtime's threads do not exist in a child, and the runtime would wait for them.
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    return true;
+}();
+
+}  // namespace
+
+int get_num_threads() {
+    if (forked) return 1;
+    // A number of OpenMP's own that changed since the start was set for this thread, by threadpoolctl for one.
+    const int openmp = omp_get_max_threads();
+    return openmp == openmp_default ? limit.load() : std::max(1, std::min(limit.load(), openmp));
+}
+
+void set_num_threads(int n) { limit = n; }
+
+std::string openmp_runtime() {
+    std::ostringstream text;
+#if defined(__clang__)
+    text << "libomp";
+#else
+    text << "libgomp";
+#endif
+    text << ", OpenMP " << _OPENMP;
+    return text.str();
+}
+
+void parallel_for(int64_t items, int threads, Body body, void* context) {
+    if (threads <= 1 || items <= 1) {
+        for (int64_t item = 0; item < items; ++item) body(context, item, 0);
+        return;
+    }
+    std::atomic<int64_t> next{0};
+    std::atomic<int> slots{0};
+#pragma omp parallel num_threads(static_cast<int>(std::min<int64_t>(threads, items)))
+    {
+        const int slot = slots.fetch_add(1, std::memory_order_relaxed);
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(context, item, slot);
+    }
+}
+
+}  // namespace fusednorm

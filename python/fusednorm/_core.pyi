@@ -1,0 +1,74 @@
+from typing import Any
+
+def batch_norm(
+    x: object,
+    running_mean: object,
+    running_var: object,
+    weight: object,
+    bias: object,
+    training: object,
+    momentum: object,
+    eps: object,
+    channel_axis: object,
+    residual: object,
+    activation: object,
+    dtype: object,
+    out: object,
+    /,
+) -> Any: ...
+def instance_norm(
+    x: object,
+    running_mean: object,
+    running_var: object,
+    weight: object,
+    bias: object,
+    use_input_stats: object,
+    momentum: object,
+    eps: object,
+    channel_axis: object,
+    residual: object,
+    activation: object,
+    dtype: object,
+    out: object,
+    /,
+) -> Any: ...
+def group_norm(
+    x: object,
+    num_groups: object,
+    weight: object,
+    bias: object,
+    eps: object,
+    channel_axis: object,
+    residual: object,
+    activation: object,
+    dtype: object,
+    out: object,
+    /,
+) -> Any: ...
+def layer_norm(
+    x: object,
+    normalized_shape: object,
+    weight: object,
+    bias: object,
+    eps: object,
+    residual: object,
+    activation: object,
+    dtype: object,
+    out: object,
+    /,
+) -> Any: ...
+def rms_norm(
+    x: object,
+    normalized_shape: object,
+    weight: object,
+    eps: object,
+    residual: object,
+    activation: object,
+    dtype: object,
+    out: object,
+    /,
+) -> Any: ...
+def moments(x: object, axis: object, ddof: object, keepdims: object, dtype: object, /) -> tuple[Any, Any]: ...
+def set_num_threads(n: object, /) -> None: ...
+def get_num_threads() -> int: ...
+def config() -> dict[str, Any]: ...

@@ -1,0 +1,59 @@
+"""What runs: version, instruction set, threads."""
+
+from typing import Any, Literal, overload
+
+from fusednorm import _core
+
+__version__: str = _core.config()["version"]
+
+
+def set_num_threads(n: int) -> None:
+    """Let at most ``n`` threads work, in the whole process.
+
+    The default is the least of ``OMP_NUM_THREADS``, the CPUs that the process may run on, and its cgroup's CPU quota.
+    No result depends on the number.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not from 1 to 4096.
+    TypeError
+        If ``n`` is not an integer.
+    """
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that a large call from here would use.
+
+    A limit set by threadpoolctl counts. In a child after ``os.fork`` it is 1.
+    """
+    return _core.get_num_threads()
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Show the version, the instruction sets, the OpenMP runtime, the threads and the compiler.
+
+    Parameters
+    ----------
+    mode
+        ``"stdout"`` prints, ``"dicts"`` returns a dictionary.
+
+    Raises
+    ------
+    ValueError
+        If ``mode`` is something else.
+    """
+    config = _core.config()
+    if mode == "dicts":
+        return config
+    if mode != "stdout":
+        raise ValueError(f"show_config: mode: expected 'stdout' or 'dicts', got {mode!r}")
+    width = max(map(len, config))
+    for name, value in config.items():
+        print(f"{name:{width}}  {', '.join(value) if isinstance(value, list) else value}")
+    return None
