@@ -8,11 +8,11 @@
 namespace fusednorm {
 namespace {
 
-constexpr int kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
+constexpr int kContiguous = 0x0001, kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
 
 py::detail::PyArray_Proxy* proxy(const py::array& a) { return py::detail::array_proxy(a.ptr()); }
 
-// NumPy's numbers of the types that the kernels read; -1 elsewhere.
+// False for a type that the kernels do not read.
 bool type_of(const py::dtype& dtype, Type& type) {
     const char kind = dtype.kind();
     const auto bytes = dtype.itemsize();
@@ -21,11 +21,18 @@ bool type_of(const py::dtype& dtype, Type& type) {
         return bytes <= 8;
     };
     switch (kind) {
-        case 'f': type = bytes == 4 ? Type::f32 : Type::f64; return bytes == 4 || bytes == 8;
-        case 'b': type = Type::boolean; return true;
-        case 'u': return pick(Type::u8, Type::u16, Type::u32, Type::u64);
-        case 'i': return pick(Type::i8, Type::i16, Type::i32, Type::i64);
-        default: return false;
+        case 'f':
+            type = bytes == 4 ? Type::f32 : Type::f64;
+            return bytes == 4 || bytes == 8;
+        case 'b':
+            type = Type::boolean;
+            return true;
+        case 'u':
+            return pick(Type::u8, Type::u16, Type::u32, Type::u64);
+        case 'i':
+            return pick(Type::i8, Type::i16, Type::i32, Type::i64);
+        default:
+            return false;
     }
 }
 
@@ -96,7 +103,7 @@ void Array::extent(const char*& first, const char*& last) const {
     first = last = data;
     if (size() == 0) return;
     for (int i = 0; i < ndim; ++i) (strides[i] < 0 ? first : last) += strides[i] * (shape[i] - 1);
-    last += array.itemsize();
+    last += size_of(type);
 }
 
 std::string text_of(const py::ssize_t* shape, int ndim) {
@@ -158,7 +165,8 @@ py::array Arguments::convert(const char* argument, py::handle object) const {
 Array Arguments::input(const char* argument, py::handle object) const {
     py::array a = convert(argument, object);
     Type type;
-    if (!type_of(a.dtype(), type)) type_error(argument, "a bool, integer, float32 or float64 array", "dtype " + std::string(py::str(a.dtype())));
+    if (!type_of(a.dtype(), type))
+        type_error(argument, "a bool, integer, float32 or float64 array", "dtype " + std::string(py::str(a.dtype())));
     if (is_odd(a)) a = native_copy(a);
     return view_of(std::move(a), type);
 }
@@ -177,7 +185,8 @@ Type Arguments::result_type(const Array& x, py::handle dtype) const {
 
 void Arguments::absent(const char* argument, py::handle object) const {
     if (!object.is_none())
-        throw std::runtime_error(std::string(function) + ": " + argument + ": not supported yet, expected None, got " + text_of(object));
+        throw std::runtime_error(std::string(function) + ": " + argument + ": not supported yet, expected None, got " +
+                                 text_of(object));
 }
 
 // ---- numbers
@@ -234,9 +243,13 @@ py::array Arguments::updatable(const char* argument, py::handle object) const {
     return a;
 }
 
-std::vector<double> Arguments::channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none) const {
+void Arguments::channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none,
+                         double* to) const {
     const int64_t n = x.shape[channel_axis];
-    if (object.is_none()) return std::vector<double>(static_cast<size_t>(n), none);
+    if (object.is_none()) {
+        std::fill_n(to, n, none);
+        return;
+    }
     py::array a = floats(argument, object);
     const int ndim = static_cast<int>(a.ndim());
     // (C,), or aligned from the right with x as NumPy broadcasts, every other axis 1.
@@ -251,16 +264,14 @@ std::vector<double> Arguments::channels(const char* argument, py::handle object,
         a = a.attr("astype")("f8");
         type = Type::f64;
     }
-    std::vector<double> result(static_cast<size_t>(n));
     const char* p = static_cast<const char*>(a.data());
-    for (auto& value : result) {
-        value = type == Type::f32 ? *reinterpret_cast<const float*>(p) : *reinterpret_cast<const double*>(p);
-        p += a.strides(along);
-    }
-    return result;
+    const auto step = a.strides(along);
+    for (int64_t i = 0; i < n; ++i, p += step)
+        to[i] = type == Type::f32 ? *reinterpret_cast<const float*>(p) : *reinterpret_cast<const double*>(p);
 }
 
-py::array Arguments::values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim, double none) const {
+py::array Arguments::values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim,
+                            double none) const {
     if (object.is_none()) {
         std::vector<py::ssize_t> strides(static_cast<size_t>(ndim));
         int64_t item = size_of(type);
@@ -274,16 +285,21 @@ py::array Arguments::values(const char* argument, py::handle object, Type type, 
     const int extra = static_cast<int>(a.ndim()) - ndim;
     bool fits = extra >= 0;
     for (int i = 0; fits && i < a.ndim(); ++i) fits = a.shape(i) == (i < extra ? 1 : shape[i - extra]);
-    if (!fits) value_error(argument, "shape " + text_of(shape, ndim), "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
-    py::array dense = type == Type::f32 ? py::array(py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(a))
-                                        : py::array(py::array_t<double, py::array::c_style | py::array::forcecast>::ensure(a));
+    if (!fits)
+        value_error(argument, "shape " + text_of(shape, ndim), "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
+    Type own;
+    if (extra == 0 && type_of(a.dtype(), own) && own == type && (a.flags() & kContiguous) && !is_odd(a)) return a;
+    py::array dense = type == Type::f32
+                          ? py::array(py::array_t < float, py::array::c_style | py::array::forcecast > ::ensure(a))
+                          : py::array(py::array_t < double, py::array::c_style | py::array::forcecast > ::ensure(a));
     if (!dense) throw py::error_already_set();
     return dense;
 }
 
 // ---- results
 
-Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<py::handle> inputs) {
+Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out,
+               std::initializer_list<py::handle> inputs) {
     const auto fresh = [&](const Array& like) {
         return view_of(new_array(type, like.ndim, like.shape, keep_order(like, size_of(type)).data()), type);
     };
@@ -295,18 +311,21 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
     const py::array a = py::reinterpret_borrow<py::array>(out);
     Type out_type = Type::boolean;
     if (!type_of(a.dtype(), out_type) || out_type != type)
-        arguments.type_error("out", type == Type::f32 ? "dtype float32" : "dtype float64", "dtype " + std::string(py::str(a.dtype())));
+        arguments.type_error("out", type == Type::f32 ? "dtype float32" : "dtype float64",
+                             "dtype " + std::string(py::str(a.dtype())));
     if (a.ndim() != x.ndim || !std::equal(x.shape, x.shape + x.ndim, a.shape()))
-        arguments.value_error("out", "shape " + text_of(x.shape, x.ndim), "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
+        arguments.value_error("out", "shape " + text_of(x.shape, x.ndim),
+                              "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
     if (!(a.flags() & kWriteable)) arguments.value_error("out", "a writeable array", "a read-only one");
     for (int i = 0; i < x.ndim; ++i)
-        if (a.shape(i) > 1 && a.strides(i) == 0) arguments.value_error("out", "an array whose elements do not share memory", "a stride of 0");
+        if (a.shape(i) > 1 && a.strides(i) == 0)
+            arguments.value_error("out", "an array whose elements do not share memory", "a stride of 0");
     view = view_of(a, type);
     bool direct = !is_odd(a) && (!overlap(view, x) || same_places(view, x));
     for (py::handle input : inputs)
         if (py::isinstance<py::array>(input)) {
             const py::array other = py::reinterpret_borrow<py::array>(input);
-            direct = direct && !overlap(view, view_of(other, type));
+            direct = direct && !overlap(view, view_of(other, Type::f64));
         }
     if (direct) return;
     target = a;

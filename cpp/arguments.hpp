@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ namespace py = pybind11;
 
 // An ndarray as pointer and strides; array keeps it alive.
 struct Array {
-    py::array array;
+    py::object array;  // not py::array: that one makes an array when it is given none
     Type type = Type::f32;
     char* data = nullptr;
     int ndim = 0;
@@ -26,6 +27,18 @@ struct Array {
     int64_t step(int axis) const { return strides[axis] / size_of(type); }  // elements
     // The bytes that the array's elements lie in: [first, last).
     void extent(const char*& first, const char*& last) const;
+};
+
+// n doubles, not initialized; few of them lie in place.
+class Doubles {
+public:
+    explicit Doubles(int64_t n) : heap(n > kInPlace ? new double[static_cast<size_t>(n)] : nullptr) {}
+    double* data() { return heap ? heap.get() : in_place; }
+
+private:
+    static constexpr int64_t kInPlace = 256;
+    double in_place[kInPlace];
+    std::unique_ptr<double[]> heap;
 };
 
 std::string text_of(const py::ssize_t* shape, int ndim);
@@ -49,8 +62,8 @@ public:
     int axis(const char* argument, py::handle object, int ndim) const;
     void absent(const char* argument, py::handle object) const;
 
-    // C values along the channel axis, as doubles: shape (C,), or the broadcast form.
-    std::vector<double> channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none) const;
+    // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.
+    void channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none, double* to) const;
     // The same for what training updates: an ndarray (or what shares one's memory) that can be written.
     py::array updatable(const char* argument, py::handle object) const;
     // Values of the given shape, contiguous, as float or double.

@@ -1,15 +1,19 @@
 // The choice of the kernel table: the only place that asks the processor and the environment.
 #include "dispatch.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
 namespace fusednorm {
 
 // FUSEDNORM_ISAS is the list of CMakeLists.txt: X(baseline) X(avx2) ..., best last.
-#define X(isa)                    \
-    namespace isa {               \
-    extern const Kernels table;   \
+#define X(isa)                  \
+    namespace isa {             \
+    extern const Kernels table; \
     }
 FUSEDNORM_ISAS
 #undef X
@@ -21,13 +25,21 @@ struct Choice {
     bool runs;
 };
 
+#if defined(__x86_64__)
+// Clang's __builtin_cpu_supports does not know this one.
+bool supports_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 bool runs_here(const std::string& isa) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    if (isa == "avx2") return __builtin_cpu_supports("avx2") && supports_f16c();
     if (isa == "avx512")
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("f16c");
+               __builtin_cpu_supports("avx512vl") && supports_f16c();
 #endif
     return isa == "baseline" || isa == "neon";
 }
@@ -51,12 +63,15 @@ const Kernels& choose() {
     const Kernels* best = nullptr;
     for (const Choice& c : choices()) {
         if (forced && *forced && std::string(forced) == c.table->isa) {
-            if (!c.runs) throw std::runtime_error("FUSEDNORM_ISA: expected one of " + joined(available_isas()) + ", which this processor runs; got '" + forced + "', which it does not");
+            if (!c.runs)
+                throw std::runtime_error("FUSEDNORM_ISA: expected one of " + joined(available_isas()) +
+                                         ", which this processor runs; got '" + forced + "', which it does not");
             return *c.table;
         }
         if (c.runs) best = c.table;
     }
-    if (forced && *forced) throw std::runtime_error("FUSEDNORM_ISA: expected one of " + joined(available_isas()) + "; got '" + forced + "'");
+    if (forced && *forced)
+        throw std::runtime_error("FUSEDNORM_ISA: expected one of " + joined(available_isas()) + "; got '" + forced + "'");
     return *best;
 }
 

@@ -46,7 +46,10 @@ Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memo
 class Forward {
 public:
     explicit Forward(const Operation& operation)
-        : op(operation), plan(make_plan(op)), k(kernels()), x_type(op.x_type == Type::f32 ? Type::f32 : Type::f64),
+        : op(operation),
+          plan(make_plan(op)),
+          k(kernels()),
+          x_type(op.x_type == Type::f32 ? Type::f32 : Type::f64),
           single(x_type == Type::f32 && op.y_type == Type::f32) {
         units = plan.units.size();
         down = plan.direction == Direction::down;
@@ -58,7 +61,7 @@ public:
         // Short rows of their own statistics are taken many at a time.
         if (!op.given && !down && plan.pieces() == 1 && plan.units.n > 0) {
             const int64_t fit = std::max<int64_t>(1, kItemValues / plan.cols.size);
-            const int64_t share = std::max<int64_t>(1, units / (int64_t{threads} * 4));
+            const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
             batch = std::min({kMaxBatch, fit, max_rows, share, plan.units.last().size});
         }
         row_weight = op.weight, row_bias = op.bias;
@@ -195,12 +198,13 @@ private:
 
     // ---- coefficients
 
-    Coefficients make_coefficients(Moments stats, int64_t n_stats, int64_t affine, int64_t affine_step, int64_t count_of_channels,
-                                   double count, char* memory) const {
+    Coefficients make_coefficients(Moments stats, int64_t n_stats, int64_t affine, int64_t affine_step,
+                                   int64_t count_of_channels, double count, char* memory) const {
         static const double one = 1, zero = 0;
         const bool own_weights = plan.coefs == Coefs::both;
         Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !single};
-        CoefficientsJob job{stats, count, op.eps, n_stats, count_of_channels / n_stats, &one, &zero, 0, c.center, c.scale, c.shift};
+        CoefficientsJob job{stats, count,    op.eps,  n_stats, count_of_channels / n_stats, &one, &zero,
+                            0,     c.center, c.scale, c.shift};
         if (!own_weights) {
             job.weight = static_cast<const double*>(op.weight) + affine;
             job.bias = static_cast<const double*>(op.bias) + affine;
@@ -265,13 +269,13 @@ private:
     }
 
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
-        const Axis row = plan.units.n > 0 ? plan.units.last() : Axis{};
+        const Axis row = plan.units.n > 0 ? plan.units.last() : kNoAxis;
         const Piece rows{unit, size, plan.cols.size, row};
         batch_moments(rows, w, w.unit);
         finish_moments(unit, w.unit, w, size);
         if (!op.y) return;
-        const Coefficients c = make_coefficients(w.unit, size, unit.affine, row.affine, size,
-                                                 static_cast<double>(plan.count()), w.coefficients);
+        const Coefficients c =
+            make_coefficients(w.unit, size, unit.affine, row.affine, size, static_cast<double>(plan.count()), w.coefficients);
         // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
         if (c.wide && single && size > 1) {
             for (int64_t i = 0; i < size; ++i) {
@@ -321,7 +325,9 @@ private:
         Buffer<char> memory(op.y ? units * channels * 24 : 0);
         Buffer<Coefficients> coefficients(units);
         Memory each = make_memory(threads, false);
-        const auto partial_of = [&](int64_t unit, int64_t s) { return moments_at(partial.at((unit * segments + s) * n * 3), n); };
+        const auto partial_of = [&](int64_t unit, int64_t s) {
+            return moments_at(partial.at((unit * segments + s) * n * 3), n);
+        };
 
         auto find_moments = [&](int64_t item, int slot) {
             const int64_t unit = item / segments, s = item % segments;
@@ -343,7 +349,8 @@ private:
         if (!op.y) return;
 
         const int64_t pieces = plan.pieces();
-        const int64_t parts = std::clamp<int64_t>(values / units / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        const int64_t parts =
+            std::clamp<int64_t>(values / units / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
         auto write = [&](int64_t item, int slot) {
             const int64_t unit = item / parts, part = item % parts;
             normalize_pieces(place(plan.units, plan.origin, unit), *coefficients.at(unit), pieces * part / parts,

@@ -44,11 +44,11 @@ Axis axis_of(const Array& x, const Array* y, int i, int64_t stat = 0, int64_t af
 }
 
 // running = (1 - momentum) * running + momentum * batch, in the array's own dtype and shape.
-void update(const py::array& running, const std::vector<double>& before, const std::vector<double>& batch, double momentum) {
+void update(py::handle running, const double* before, const std::vector<double>& batch, double momentum) {
     py::array_t<double> after(static_cast<py::ssize_t>(batch.size()));
-    for (size_t i = 0; i < batch.size(); ++i)
-        after.mutable_data()[i] = (1 - momentum) * before[i] + momentum * batch[i];
-    py::module_::import("numpy").attr("copyto")(running, after.attr("reshape")(running.attr("shape")), py::arg("casting") = "unsafe");
+    for (size_t i = 0; i < batch.size(); ++i) after.mutable_data()[i] = (1 - momentum) * before[i] + momentum * batch[i];
+    py::module_::import("numpy").attr("copyto")(running, after.attr("reshape")(running.attr("shape")),
+                                                py::arg("casting") = "unsafe");
 }
 
 // ---- batch, instance and group: weights per channel
@@ -64,13 +64,15 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     const Array x = check.input("x", a.x);
     const Type type = check.result_type(x, a.dtype);
     if (x.ndim == 0 || (spec.pool_outer && x.ndim == 1))
-        check.value_error("x", spec.pool_outer ? "at least 2 dimensions" : "at least 1 dimension", "shape " + text_of(x.shape, x.ndim));
+        check.value_error("x", spec.pool_outer ? "at least 2 dimensions" : "at least 1 dimension",
+                          "shape " + text_of(x.shape, x.ndim));
     const int channel_axis = check.axis("channel_axis", a.channel_axis, x.ndim);
     const int64_t channels = x.shape[channel_axis];
     if (num_groups) {
         const int64_t groups = check.integer("num_groups", num_groups);
         if (groups < 1 || channels % groups != 0)
-            check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels", std::to_string(groups));
+            check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels",
+                              std::to_string(groups));
         spec.group_size = channels / groups;
     }
     const int64_t per = std::max<int64_t>(1, spec.group_size), groups = channels / per;
@@ -79,23 +81,27 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
 
     Operation op;
     op.eps = check.eps(a.eps);
-    const std::vector<double> weight = check.channels("weight", a.weight, x, channel_axis, 1);
-    const std::vector<double> bias = check.channels("bias", a.bias, x, channel_axis, 0);
-    op.weight = weight.data(), op.bias = bias.data();
+    Doubles parameters(5 * channels);
+    double *weight = parameters.data(), *bias = weight + channels, *zero = bias + channels;
+    double *running_mean = zero + channels, *running_var = running_mean + channels;
+    check.channels("weight", a.weight, x, channel_axis, 1, weight);
+    check.channels("bias", a.bias, x, channel_axis, 0, bias);
+    op.weight = weight, op.bias = bias;
 
     const bool has_running = !a.running_mean.is_none() || !a.running_var.is_none();
-    const std::vector<double> running_mean = check.channels("running_mean", a.running_mean, x, channel_axis, 0);
-    std::vector<double> running_var = check.channels("running_var", a.running_var, x, channel_axis, 1);
+    check.channels("running_mean", a.running_mean, x, channel_axis, 0, running_mean);
+    check.channels("running_var", a.running_var, x, channel_axis, 1, running_var);
     if (!a.use_batch)
         for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
             if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
-    py::array mean_target, var_target;
+    py::object mean_target, var_target;
     if (a.use_batch && !a.running_mean.is_none()) mean_target = check.updatable("running_mean", a.running_mean);
     if (a.use_batch && !a.running_var.is_none()) var_target = check.updatable("running_var", a.running_var);
 
     const int64_t count = size == 0 ? 0 : size / channels / samples * (spec.pool_outer ? 1 : per);
     if (a.use_batch && size > 0 && !num_groups && count == 1)
-        check.value_error("x", spec.pool_outer ? "more than one value per channel when training" : "more than one spatial element",
+        check.value_error("x",
+                          spec.pool_outer ? "more than one value per channel when training" : "more than one spatial element",
                           "shape " + text_of(x.shape, x.ndim));
     check.absent("residual", a.residual);
     check.absent("activation", a.activation);
@@ -115,11 +121,10 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
             op.axes.push(axis_of(x, &y.view, i, i == sample_axis ? groups : 0, 0));
         }
     }
-    std::vector<double> means = running_mean, low;
     Statistics statistics(a.use_batch && has_running ? samples * channels : 0);
     if (op.given) {
-        low.resize(static_cast<size_t>(channels));
-        op.moments = {means.data(), low.data(), running_var.data()};
+        std::fill_n(zero, channels, 0.0);
+        op.moments = {running_mean, zero, running_var};
     } else if (has_running) {
         op.moments = statistics.moments();
     }
@@ -140,14 +145,16 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
 
 py::object batch_norm(const py::handle* a) {
     const Arguments check("batch_norm");
-    return channel_norm(check, kBatch, {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])), check.real("momentum", a[6]),
-                                        a[7], a[8], a[9], a[10], a[11], a[12]});
+    return channel_norm(check, kBatch,
+                        {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])),
+                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12]});
 }
 
 py::object instance_norm(const py::handle* a) {
     const Arguments check("instance_norm");
-    return channel_norm(check, kInstance, {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])), check.real("momentum", a[6]),
-                                           a[7], a[8], a[9], a[10], a[11], a[12]});
+    return channel_norm(check, kInstance,
+                        {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])),
+                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12]});
 }
 
 py::object group_norm(const py::handle* a) {
@@ -168,7 +175,8 @@ int trailing(const Arguments& check, py::handle normalized_shape, const Array& x
     if (PyIndex_Check(normalized_shape.ptr())) {
         sizes.push_back(check.integer("normalized_shape", normalized_shape));
     } else if (PySequence_Check(normalized_shape.ptr())) {
-        for (py::handle size : py::reinterpret_borrow<py::sequence>(normalized_shape)) sizes.push_back(check.integer("normalized_shape", size));
+        for (py::handle size : py::reinterpret_borrow<py::sequence>(normalized_shape))
+            sizes.push_back(check.integer("normalized_shape", size));
     } else {
         check.type_error("normalized_shape", "an integer or a sequence of integers", text_of(normalized_shape));
     }
@@ -238,7 +246,8 @@ std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim
 
 template <class T>
 void write_moments(Statistics& s, double count, double ddof, const py::array& mean, const py::array& var) {
-    T* means = static_cast<T*>(py::detail::array_proxy(mean.ptr())->data ? static_cast<void*>(py::detail::array_proxy(mean.ptr())->data) : nullptr);
+    T* means = static_cast<T*>(
+        py::detail::array_proxy(mean.ptr())->data ? static_cast<void*>(py::detail::array_proxy(mean.ptr())->data) : nullptr);
     T* vars = reinterpret_cast<T*>(py::detail::array_proxy(var.ptr())->data);
     const Moments m = s.moments();
     for (int64_t i = 0; i < s.n; ++i) {
@@ -333,18 +342,23 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
     return nullptr;
 }
 
-#define FUSEDNORM_FUNCTION(function, n, signature)                                                             \
+#define FUSEDNORM_FUNCTION(function, n, signature)                                                              \
     {#function, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, n>)), METH_FASTCALL, \
      #function signature "\n--\n\n"}
 
 PyMethodDef functions[] = {
-    FUSEDNORM_FUNCTION(batch_norm, 13, "(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, residual, activation, dtype, out, /)"),
-    FUSEDNORM_FUNCTION(instance_norm, 13, "(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, channel_axis, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(batch_norm, 13,
+                       "(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, residual, "
+                       "activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(instance_norm, 13,
+                       "(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, channel_axis, residual, "
+                       "activation, dtype, out, /)"),
     FUSEDNORM_FUNCTION(group_norm, 10, "(x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out, /)"),
     FUSEDNORM_FUNCTION(layer_norm, 9, "(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, /)"),
     FUSEDNORM_FUNCTION(rms_norm, 8, "(x, normalized_shape, weight, eps, residual, activation, dtype, out, /)"),
     FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
-    {"set_num_threads", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<set_threads, 1>)), METH_FASTCALL, "set_num_threads(n, /)\n--\n\n"},
+    {"set_num_threads", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<set_threads, 1>)), METH_FASTCALL,
+     "set_num_threads(n, /)\n--\n\n"},
     {nullptr, nullptr, 0, nullptr},
 };
 

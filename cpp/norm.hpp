@@ -22,10 +22,10 @@ constexpr NormSpec group_spec(int64_t group_size) { return {group_size, false, t
 
 // One operation on arrays that exist. Null pointers mean: absent.
 struct Operation {
-    Axes axes;             // stat strides number the statistics 0 ... stats - 1, affine the channels
+    Axes axes;  // stat strides number the statistics 0 ... stats - 1, affine the channels
     const void* x = nullptr;
     Type x_type = Type::f32;
-    void* y = nullptr;     // null: moments only
+    void* y = nullptr;        // null: moments only
     Type y_type = Type::f32;  // f32 or f64
     bool centered = true;
     bool rows_only = false;

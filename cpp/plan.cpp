@@ -2,6 +2,7 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace fusednorm {
 namespace {
@@ -21,9 +22,11 @@ void flip_negative(Axes& axes, Offsets& origin) {
 // Memory order of x, outermost first. A broadcast axis (stride 0) goes outermost: the rest of the array is reread.
 void sort_by_memory(Axes& axes) {
     const auto key = [](const Axis& a) { return a.x == 0 ? INT64_MAX : magnitude(a.x); };
-    std::stable_sort(axes.axis, axes.axis + axes.n, [&](const Axis& a, const Axis& b) {
+    const auto before = [&](const Axis& a, const Axis& b) {
         return key(a) != key(b) ? key(a) > key(b) : magnitude(a.y) > magnitude(b.y);
-    });
+    };
+    for (int i = 1; i < axes.n; ++i)  // insertion: the axes are few, mostly sorted, and ties keep their order
+        for (int j = i; j > 0 && before(axes[j], axes[j - 1]); --j) std::swap(axes[j], axes[j - 1]);
 }
 
 bool one_run(const Axis& outer, const Axis& inner) {
@@ -109,8 +112,7 @@ void cut(Plan& plan) {
     const int64_t pieces = plan.pieces();
     plan.segment = std::max(kSegmentValues / std::max<int64_t>(values, 1), (pieces + kMaxSegments - 1) / kMaxSegments);
     plan.segment = std::max<int64_t>(plan.segment, 1);
-    if (plan.direction == Direction::down)
-        plan.segment = (plan.segment + kBlockRows - 1) / kBlockRows * kBlockRows;
+    if (plan.direction == Direction::down) plan.segment = (plan.segment + kBlockRows - 1) / kBlockRows * kBlockRows;
     plan.segment = std::min(plan.segment, pieces);
 }
 

@@ -15,7 +15,7 @@ struct Plan {
     Offsets origin;  // of x, y: where axes with negative strides begin
     Axes units;      // statistics: one unit each, or, down, one unit a panel of columns
     Axes rows;       // the pooled axes (eval: all axes) outside the columns
-    Axis cols;
+    Axis cols = kNoAxis;
     int64_t per = 1;      // down: columns that share a statistic
     int64_t chunk = 1;    // columns taken at once along a row
     int64_t chunks = 1;   // pieces of a row
@@ -33,7 +33,7 @@ constexpr int64_t kChunk = 8192;       // values of a row that one kernel call t
 constexpr int64_t kPanel = 2048;       // columns of a unit, where columns are independent statistics
 constexpr int64_t kPackValues = 8192;  // values packed at once: 64 KiB of doubles, half of a small second-level cache
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment
-constexpr int64_t kMaxSegments = 128;  // per unit: bounds the memory for partial moments
+constexpr int64_t kMaxSegments = 128;                 // per unit: bounds the memory for partial moments
 
 Plan make_plan(const Operation& op);
 
@@ -50,7 +50,7 @@ struct Piece {
 // Calls visit(Piece) for pieces [begin, end) of the unit at `at`, in order; a piece has at most max_rows rows.
 template <class Visit>
 void walk(const Plan& plan, const Offsets& at, int64_t begin, int64_t end, int64_t max_rows, Visit visit) {
-    const Axis row = plan.rows.n > 0 ? plan.rows.last() : Axis{};
+    const Axis row = plan.rows.n > 0 ? plan.rows.last() : kNoAxis;
     while (begin < end) {
         int64_t index = 0;
         Offsets here = place(plan.rows, at, begin / plan.chunks, &index);

@@ -8,14 +8,23 @@ namespace fusednorm {
 // One axis. Strides of x and y are in elements. stat: step to the next statistic, 0 where values are pooled.
 // affine: step to the next weight and bias, 0 where they are shared.
 struct Axis {
-    int64_t size = 1, x = 0, y = 0, stat = 0, affine = 0;
+    int64_t size, x, y, stat, affine;
 };
+
+constexpr Axis kNoAxis{1, 0, 0, 0, 0};
 
 constexpr int kMaxAxes = 66;  // NumPy's 64, the channel axis split into groups, and one more
 
+// Only the first n are ever initialized or copied: a call on a small array would feel it.
 struct Axes {
     Axis axis[kMaxAxes];
-    int n = 0;
+    int n;
+
+    Axes() : n(0) {}
+    Axes(const Axes& other) : n(other.n) {
+        for (int i = 0; i < n; ++i) axis[i] = other.axis[i];
+    }
+    Axes& operator=(const Axes&) = delete;
 
     void push(const Axis& a) { axis[n++] = a; }
     void erase(int i) {

@@ -9,9 +9,8 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
 #define FUSEDNORM_TEXT_(a) #a
 #define FUSEDNORM_TEXT(a) FUSEDNORM_TEXT_(a)
 #define FUSEDNORM_MODES(In, Out, A) \
-    { normalize_by_rows<In, Out, A>, normalize_by_cols<In, Out, A>, normalize_by_both<In, Out, A> }
-#define FUSEDNORM_CONVERT(In) \
-    { convert<In, float>, convert<In, double> }
+    {normalize_by_rows<In, Out, A>, normalize_by_cols<In, Out, A>, normalize_by_both<In, Out, A>}
+#define FUSEDNORM_CONVERT(In) {convert<In, float>, convert<In, double>}
 
 extern const Kernels table;
 const Kernels table = {

@@ -61,12 +61,12 @@ struct Lanes {
 
     FUSEDNORM_INLINE Lanes& operator+=(const Lanes& b) { return *this = *this + b; }
 
-#define FUSEDNORM_LANES_OPERATOR(op)                                               \
-    friend FUSEDNORM_INLINE Lanes operator op(const Lanes& a, const Lanes& b) {    \
-        Lanes r;                                                                   \
-        FUSEDNORM_LANES_UNROLL                                                     \
-        for (int i = 0; i < kParts; ++i) r.part[i] = a.part[i] op b.part[i];       \
-        return r;                                                                  \
+#define FUSEDNORM_LANES_OPERATOR(op)                                            \
+    friend FUSEDNORM_INLINE Lanes operator op(const Lanes& a, const Lanes& b) { \
+        Lanes r;                                                                \
+        FUSEDNORM_LANES_UNROLL                                                  \
+        for (int i = 0; i < kParts; ++i) r.part[i] = a.part[i] op b.part[i];    \
+        return r;                                                               \
     }
     FUSEDNORM_LANES_OPERATOR(+)
     FUSEDNORM_LANES_OPERATOR(-)
@@ -87,7 +87,7 @@ FUSEDNORM_INLINE Lanes<A> broadcast(A value) {
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load(const T* p) {
     using L = Lanes<A>;
-    using Raw = typename VectorOf<T, L::kWidth * static_cast<int>(sizeof(T))>::type;
+    using Raw = typename VectorOf<T, L::kWidth* static_cast<int>(sizeof(T))>::type;
     L r;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) {
@@ -101,7 +101,7 @@ FUSEDNORM_INLINE Lanes<A> load(const T* p) {
 template <class T, class A>
 FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
     using L = Lanes<A>;
-    using Raw = typename VectorOf<T, L::kWidth * static_cast<int>(sizeof(T))>::type;
+    using Raw = typename VectorOf<T, L::kWidth* static_cast<int>(sizeof(T))>::type;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) {
         const Raw raw = convert_part<Raw>(a.part[i]);

@@ -97,8 +97,7 @@ void moments_rows(const RowsTile& t, Moments out) {
 }
 
 void merge(Moments a, double count_a, Moments b, double count_b, int64_t n) {
-    for (int64_t i = 0; i < n; ++i)
-        merge_one(a.mean[i], a.low[i], a.m2[i], count_a, b.mean[i], b.low[i], b.m2[i], count_b);
+    for (int64_t i = 0; i < n; ++i) merge_one(a.mean[i], a.low[i], a.m2[i], count_a, b.mean[i], b.low[i], b.m2[i], count_b);
 }
 
 void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
@@ -124,7 +123,8 @@ void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
 constexpr int64_t kStripRows = 16;
 
 template <class T, bool Centered>
-FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, double* center, double* sums, double* squares) {
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, double* center, double* sums,
+                                 double* squares) {
     const auto strip = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
         const Lanes<double> k = load<double>(center + c);
         Lanes<double> s = load<double>(sums + c), q = load<double>(squares + c);
@@ -137,8 +137,7 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
         store(squares + c, q);
     };
     int64_t c = 0;
-    for (; c + kLanes <= cols; c += kLanes)
-        strip(c, [](const T* p) __attribute__((always_inline)) { return load<double>(p); });
+    for (; c + kLanes <= cols; c += kLanes) strip(c, [](const T* p) __attribute__((always_inline)) { return load<double>(p); });
     const int64_t left = cols - c;
     if (left > 0) strip(c, [left](const T* p) __attribute__((always_inline)) { return load_some<double>(p, left); });
 }
@@ -177,8 +176,7 @@ template <class T, bool Centered>
 void moments_cols(const ColsTile& t, Moments out) {
     const T* x = static_cast<const T*>(t.x);
     const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, folded_rows = t.rows / fold;
-    if (fold == 1 || folded_rows == 0)
-        return moments_wide_cols<T, Centered>(x, t.rows, t.ld, t.cols, t.scratch, out);
+    if (fold == 1 || folded_rows == 0) return moments_wide_cols<T, Centered>(x, t.rows, t.ld, t.cols, t.scratch, out);
     const int64_t wide = fold * t.cols, left = t.rows - folded_rows * fold;
     Moments parts{t.scratch, t.scratch + wide, t.scratch + 2 * wide};
     double* scratch = t.scratch + 3 * wide;
@@ -211,7 +209,8 @@ bool coefficients(const CoefficientsJob& job) {
             const A rounded = static_cast<A>(m.mean[s]);
             center[i] = rounded;
             scale[i] = static_cast<A>(factor);
-            shift[i] = static_cast<A>(bias[i * job.affine_ld] + ((static_cast<double>(rounded) - m.mean[s]) - m.low[s]) * factor);
+            shift[i] =
+                static_cast<A>(bias[i * job.affine_ld] + ((static_cast<double>(rounded) - m.mean[s]) - m.low[s]) * factor);
             if constexpr (sizeof(A) == 4) {
                 const double size = __builtin_fabs(factor), offset = __builtin_fabs(m.mean[s]);
                 // NaN and infinities compare false: what they give is the same in any arithmetic.

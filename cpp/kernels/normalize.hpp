@@ -33,7 +33,8 @@ struct ColCoefs {
                load<A>(static_cast<const A*>(t.shift) + c);
     }
     FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t c, int64_t n) const {
-        return (x - load_some<A>(static_cast<const A*>(t.center) + c, n)) * load_some<A>(static_cast<const A*>(t.scale) + c, n) +
+        return (x - load_some<A>(static_cast<const A*>(t.center) + c, n)) *
+                   load_some<A>(static_cast<const A*>(t.scale) + c, n) +
                load_some<A>(static_cast<const A*>(t.shift) + c, n);
     }
 };
