@@ -8,7 +8,7 @@
 namespace fusednorm {
 namespace {
 
-constexpr int kContiguous = 0x0001, kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
+constexpr int kContiguous = 0x0001, kFortran = 0x0002, kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
 
 py::detail::PyArray_Proxy* proxy(const py::array& a) { return py::detail::array_proxy(a.ptr()); }
 
@@ -72,21 +72,22 @@ bool same_places(const Array& a, const Array& b) {
     return true;
 }
 
-// Strides of a dense array in the memory order of x, as NumPy's order="K" gives.
+// Strides of a dense array in the memory order of x: what numpy.empty_like gives.
 std::vector<py::ssize_t> keep_order(const Array& x, int64_t item) {
-    std::vector<int> order(x.ndim);
+    std::vector<int> order(static_cast<size_t>(x.ndim));
     std::iota(order.begin(), order.end(), 0);
-    const auto key = [&](int i) { return std::abs(x.strides[i]); };
-    // Insertion, as NumPy does it: an axis moves outwards past those of smaller stride; ties and ones stay in C order.
-    for (int i = 1; i < x.ndim; ++i)
-        for (int j = i; j > 0 && x.shape[order[j]] > 1 && x.shape[order[j - 1]] > 1 && key(order[j]) > key(order[j - 1]) &&
-                        key(order[j - 1]) != 0;
-             --j)
-            std::swap(order[j], order[j - 1]);
-    std::vector<py::ssize_t> strides(x.ndim);
+    const int flags = proxy(py::reinterpret_borrow<py::array>(x.array))->flags;
+    if (flags & kFortran && !(flags & kContiguous)) {
+        std::reverse(order.begin(), order.end());
+    } else if (!(flags & kContiguous)) {
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int i, int j) { return std::abs(x.strides[i]) > std::abs(x.strides[j]); });
+    }
+    std::vector<py::ssize_t> strides(static_cast<size_t>(x.ndim));
     for (int i = x.ndim - 1; i >= 0; --i) {
-        strides[order[i]] = item;
-        item *= std::max<py::ssize_t>(1, x.shape[order[i]]);
+        const auto axis = static_cast<size_t>(order[static_cast<size_t>(i)]);
+        strides[axis] = item;
+        item *= x.shape[axis];
     }
     return strides;
 }
@@ -243,6 +244,21 @@ py::array Arguments::updatable(const char* argument, py::handle object) const {
     return a;
 }
 
+namespace {
+
+// The one axis of a parameter that is not 1: its step in bytes.
+py::ssize_t channel_step(const py::array& a) {
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        if (a.shape(i) != 1) return a.strides(i);
+    return 0;
+}
+
+bool is_plain_float(const py::array& a, Type& type) {
+    return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
+}
+
+}  // namespace
+
 void Arguments::channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none,
                          double* to) const {
     const int64_t n = x.shape[channel_axis];
@@ -256,18 +272,36 @@ void Arguments::channels(const char* argument, py::handle object, const Array& x
     const int along = ndim == 1 ? 0 : channel_axis - x.ndim + ndim;
     bool fits = along >= 0 && along < ndim;
     for (int i = 0; i < ndim; ++i) fits = fits && a.shape(i) == (i == along ? n : 1);
-    if (!fits) {
+    if (!fits)
         value_error(argument, "shape (" + std::to_string(n) + ",), one value per channel", "shape " + text_of(a.shape(), ndim));
-    }
     Type type;
-    if (!type_of(a.dtype(), type) || (type != Type::f32 && type != Type::f64) || is_odd(a)) {
+    if (!is_plain_float(a, type)) {
         a = a.attr("astype")("f8");
         type = Type::f64;
     }
     const char* p = static_cast<const char*>(a.data());
-    const auto step = a.strides(along);
+    const auto step = channel_step(a);
     for (int64_t i = 0; i < n; ++i, p += step)
         to[i] = type == Type::f32 ? *reinterpret_cast<const float*>(p) : *reinterpret_cast<const double*>(p);
+}
+
+void update_channels(py::handle target, const double* values, int64_t n) {
+    const py::array a = py::reinterpret_borrow<py::array>(target);
+    Type type;
+    if (!is_plain_float(a, type)) {
+        const py::array_t<double> wide(n, values);
+        numpy().attr("copyto")(a, wide.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
+        return;
+    }
+    char* p = proxy(a)->data;
+    const auto step = channel_step(a);
+    for (int64_t i = 0; i < n; ++i, p += step) {
+        if (type == Type::f32) {
+            *reinterpret_cast<float*>(p) = static_cast<float>(values[i]);
+        } else {
+            *reinterpret_cast<double*>(p) = values[i];
+        }
+    }
 }
 
 py::array Arguments::values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim,
@@ -317,7 +351,7 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
         arguments.value_error("out", "shape " + text_of(x.shape, x.ndim),
                               "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
     if (!(a.flags() & kWriteable)) arguments.value_error("out", "a writeable array", "a read-only one");
-    for (int i = 0; i < x.ndim; ++i)
+    for (int i = 0; x.size() > 0 && i < x.ndim; ++i)
         if (a.shape(i) > 1 && a.strides(i) == 0)
             arguments.value_error("out", "an array whose elements do not share memory", "a stride of 0");
     view = view_of(a, type);

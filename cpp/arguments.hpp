@@ -75,6 +75,9 @@ private:
     py::array floats(const char* argument, py::handle object) const;
 };
 
+// Writes n values into an array that channels() read and updatable() allowed, in its own dtype.
+void update_channels(py::handle target, const double* values, int64_t n);
+
 // The result: a fresh array in x's memory order, or `out` after its checks. Where out cannot be written directly (it
 // overlaps an input, or its memory is odd), a temporary stands in, and finish() copies it.
 class Result {

@@ -43,12 +43,10 @@ Axis axis_of(const Array& x, const Array* y, int i, int64_t stat = 0, int64_t af
     return {x.shape[i], x.step(i), y ? y->step(i) : 0, stat, affine};
 }
 
-// running = (1 - momentum) * running + momentum * batch, in the array's own dtype and shape.
-void update(py::handle running, const double* before, const std::vector<double>& batch, double momentum) {
-    py::array_t<double> after(static_cast<py::ssize_t>(batch.size()));
-    for (size_t i = 0; i < batch.size(); ++i) after.mutable_data()[i] = (1 - momentum) * before[i] + momentum * batch[i];
-    py::module_::import("numpy").attr("copyto")(running, after.attr("reshape")(running.attr("shape")),
-                                                py::arg("casting") = "unsafe");
+// running = (1 - momentum) * running + momentum * batch.
+void update(py::handle running, double* before, const double* batch, int64_t n, double momentum) {
+    for (int64_t i = 0; i < n; ++i) before[i] = (1 - momentum) * before[i] + momentum * batch[i];
+    update_channels(running, before, n);
 }
 
 // ---- batch, instance and group: weights per channel
@@ -131,14 +129,15 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     run(op, size);
     if (a.use_batch && has_running) {
         // Averaged over the samples, where each has its own statistics.
-        std::vector<double> batch_mean(static_cast<size_t>(channels)), batch_var = batch_mean;
+        Doubles batch(2 * channels);
+        double *mean = batch.data(), *var = mean + channels;
+        std::fill_n(mean, 2 * channels, 0.0);
         for (int64_t i = 0; i < samples * channels; ++i) {
-            const auto c = static_cast<size_t>(i % channels);
-            batch_mean[c] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
-            batch_var[c] += op.moments.m2[i] / static_cast<double>(count - 1) / static_cast<double>(samples);
+            mean[i % channels] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
+            var[i % channels] += op.moments.m2[i] / static_cast<double>(count - 1) / static_cast<double>(samples);
         }
-        if (mean_target) update(mean_target, running_mean, batch_mean, a.momentum);
-        if (var_target) update(var_target, running_var, batch_var, a.momentum);
+        if (mean_target) update(mean_target, running_mean, mean, channels, a.momentum);
+        if (var_target) update(var_target, running_var, var, channels, a.momentum);
     }
     return y.finish();
 }
@@ -246,8 +245,7 @@ std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim
 
 template <class T>
 void write_moments(Statistics& s, double count, double ddof, const py::array& mean, const py::array& var) {
-    T* means = static_cast<T*>(
-        py::detail::array_proxy(mean.ptr())->data ? static_cast<void*>(py::detail::array_proxy(mean.ptr())->data) : nullptr);
+    T* means = reinterpret_cast<T*>(py::detail::array_proxy(mean.ptr())->data);
     T* vars = reinterpret_cast<T*>(py::detail::array_proxy(var.ptr())->data);
     const Moments m = s.moments();
     for (int64_t i = 0; i < s.n; ++i) {

@@ -14,8 +14,9 @@ FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
 FUSEDNORM_INLINE void add_to_mean(double& mean, double& low, double add) {
     const double sum = mean + add, part = sum - mean;
     const double rest = low + ((mean - (sum - part)) + (add - part));
-    mean = sum + rest;
-    low = is_finite(mean) ? rest - (mean - sum) : 0;
+    // An infinite sum leaves no rest (tests/test_moments.py).
+    mean = is_finite(sum) ? sum + rest : sum;
+    low = is_finite(sum) ? rest - (mean - sum) : 0;
 }
 
 FUSEDNORM_INLINE void merge_one(double& mean, double& low, double& m2, double count, double other_mean, double other_low,
