@@ -363,7 +363,7 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
         }
     if (direct) return;
     target = a;
-    view = fresh(view);
+    view = fresh(x);
 }
 
 py::object Result::finish() {

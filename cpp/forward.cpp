@@ -53,23 +53,23 @@ public:
           single(x_type == Type::f32 && op.y_type == Type::f32) {
         units = plan.units.size();
         down = plan.direction == Direction::down;
-        n = down ? plan.cols.size : 1;
-        values = units * plan.rows.size() * plan.cols.size;
+        n = down ? plan.read.cols.size : 1;
+        values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < kSerialValues ? 1 : get_num_threads();
-        stream = op.y != op.x && values * size_of(op.y_type) >= kStreamBytes && !plan.pack_y;
-        if (plan.pack_x || plan.pack_y) max_rows = std::max<int64_t>(1, kPackValues / std::min(plan.chunk, plan.cols.size));
+        stream = op.y != op.x && values * size_of(op.y_type) >= kStreamBytes && !plan.write.pack_y;
         // Short rows of their own statistics are taken many at a time.
-        if (!op.given && !down && plan.pieces() == 1 && plan.units.n > 0) {
-            const int64_t fit = std::max<int64_t>(1, kItemValues / plan.cols.size);
+        if (one_row() && plan.units.n > 0) {
+            const bool packed = plan.write.pack_x || plan.write.pack_y;
+            const int64_t fit = std::max<int64_t>(1, (packed ? kPackValues : kItemValues) / plan.write.cols.size);
             const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
-            batch = std::min({kMaxBatch, fit, max_rows, share, plan.units.last().size});
+            batch = std::min({kMaxBatch, fit, share, plan.units.last().size});
         }
         row_weight = op.weight, row_bias = op.bias;
         if (plan.coefs == Coefs::both && !op.rows_only && single) narrow_weights();
-        channels = down ? plan.cols.size : batch;
+        channels = down ? n : batch;
         if (!down && plan.coefs == Coefs::rows)
-            for (int i = 0; i < plan.rows.n; ++i)
-                if (plan.rows[i].affine != 0) channels *= plan.rows[i].size;
+            for (int i = 0; i < plan.write.rows.n; ++i)
+                if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
     }
 
     void run() {
@@ -90,7 +90,7 @@ private:
     const void *row_weight, *row_bias;  // Coefs::both: of weight_type()
     int threads;
     int64_t units, n, values, channels;
-    int64_t max_rows = INT64_MAX, batch = 1, batches = 1;
+    int64_t batch = 1, batches = 1;
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
@@ -108,6 +108,9 @@ private:
         return product;
     }
 
+    // A statistic is one row of x and of y.
+    bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
+
     int64_t batches_of_last() const { return (plan.units.last().size + batch - 1) / batch; }
 
     // ---- memory of the threads
@@ -118,19 +121,21 @@ private:
         int64_t doubles_each, packed_each;
     };
 
-    int64_t pack_values() const { return std::max(kPackValues, plan.chunk); }
+    bool pack_x() const { return plan.read.pack_x || plan.write.pack_x; }
+    bool pack_y() const { return plan.write.pack_y; }
+    int64_t pack_values() const { return std::max({kPackValues, plan.read.chunk, plan.write.chunk}); }
 
     Memory make_memory(int slots, bool with_coefficients) const {
         const int64_t moments = std::max(n, batch) * 3 * 4;
         const int64_t each = moments + (down ? cols_scratch(n) : 0) + (with_coefficients ? channels * 3 : 0);
-        const int64_t packed = (plan.pack_x + plan.pack_y) * pack_values() * 8;
+        const int64_t packed = (pack_x() + pack_y()) * pack_values() * 8;
         return {Buffer<double>(each * slots), Buffer<char>(packed * slots), each, packed};
     }
 
     Workspace workspace(Memory& memory, int slot) const {
         Workspace w;
         w.x = memory.packed.at(memory.packed_each * slot);
-        w.y = w.x + plan.pack_x * pack_values() * 8;
+        w.y = w.x + pack_x() * pack_values() * 8;
         double* d = memory.doubles.at(memory.doubles_each * slot);
         const int64_t m = std::max(n, batch);
         for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
@@ -142,11 +147,11 @@ private:
     // ---- moments
 
     // x(piece), packed if it must be. Returns the pointer and the leading dimension.
-    const void* read(const Piece& p, const Workspace& w, int64_t& ld) const {
+    const void* read(const Tiling& tiling, const Piece& p, const Workspace& w, int64_t& ld) const {
         const char* x = static_cast<const char*>(op.x) + p.at.x * size_of(op.x_type);
         ld = p.row.x;
-        if (!plan.pack_x) return x;
-        k.convert[int(op.x_type)][int(x_type)]({x, w.x, p.rows, p.cols, p.row.x, plan.cols.x, p.cols, 1});
+        if (!tiling.pack_x) return x;
+        k.convert[int(op.x_type)][int(x_type)]({x, w.x, p.rows, p.cols, p.row.x, tiling.cols.x, p.cols, 1});
         ld = p.cols;
         return w.x;
     }
@@ -154,10 +159,10 @@ private:
     // The moments of one segment of one unit, of n columns or one statistic.
     void segment_moments(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
         double before = 0;
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.pieces());
-        walk(plan, unit, begin, end, max_rows, [&](const Piece& p) {
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
+        walk(plan.read, unit, begin, end, [&](const Piece& p) {
             int64_t ld;
-            const void* x = read(p, w, ld);
+            const void* x = read(plan.read, p, w, ld);
             const Moments to = before == 0 ? out : w.piece;
             if (down) {
                 k.moments_cols[int(x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
@@ -171,11 +176,12 @@ private:
     }
 
     double segment_count(int64_t segment) const {
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.pieces());
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
         if (down) return static_cast<double>(end - begin);
         // The last chunk of every row is shorter.
         const auto values_before = [&](int64_t piece) {
-            return piece / plan.chunks * plan.cols.size + std::min(piece % plan.chunks * plan.chunk, plan.cols.size);
+            return piece / plan.read.chunks * plan.read.cols.size +
+                   std::min(piece % plan.read.chunks * plan.read.chunk, plan.read.cols.size);
         };
         return static_cast<double>(values_before(end) - values_before(begin));
     }
@@ -185,7 +191,7 @@ private:
         Moments result = columns;
         if (plan.per > 1) {
             result = w.stats;
-            k.pool(columns, static_cast<double>(plan.rows.size()), plan.per, result, stats);
+            k.pool(columns, static_cast<double>(plan.read.rows.size()), plan.per, result, stats);
         }
         if (op.moments.mean) {
             std::copy_n(result.mean, stats, op.moments.mean + unit.stat);
@@ -222,11 +228,11 @@ private:
     // first: the channel or row that the coefficients begin with; step: from one row of the piece to the next.
     void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
         NormalizeTile t{};
-        t.x = read(p, w, t.x_ld);
+        t.x = read(plan.write, p, w, t.x_ld);
         t.rows = p.rows, t.cols = p.cols, t.stream = stream;
         char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
-        t.y = plan.pack_y ? w.y : y;
-        t.y_ld = plan.pack_y ? p.cols : p.row.y;
+        t.y = pack_y() ? w.y : y;
+        t.y_ld = pack_y() ? p.cols : p.row.y;
         const int64_t skip = first * (c.wide ? 8 : 4);
         t.center = c.center + skip, t.scale = c.scale + skip, t.shift = c.shift + skip;
         t.coef_ld = step;
@@ -237,11 +243,12 @@ private:
             t.affine_ld = p.row.affine;
         }
         k.normalize[int(x_type)][int(op.y_type)][c.wide][int(plan.coefs)](t);
-        if (plan.pack_y) k.convert[int(op.y_type)][int(op.y_type)]({t.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.cols.y});
+        if (pack_y())
+            k.convert[int(op.y_type)][int(op.y_type)]({t.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
     }
 
     void normalize_pieces(const Offsets& unit, const Coefficients& c, int64_t begin, int64_t end, const Workspace& w) const {
-        walk(plan, unit, begin, end, max_rows, [&](const Piece& p) {
+        walk(plan.write, unit, begin, end, [&](const Piece& p) {
             const bool by_channel = plan.coefs != Coefs::both;
             normalize(p, c, by_channel ? p.at.affine - unit.affine : 0, plan.coefs == Coefs::rows ? p.row.affine : 0, w);
         });
@@ -252,7 +259,7 @@ private:
     void normalize_given() {
         Buffer<char> memory(24 * op_channels());
         const Coefficients c = make_coefficients(op.moments, op_channels(), 0, 1, op_channels(), 1, memory.at(0));
-        const int64_t pieces = plan.pieces();
+        const int64_t pieces = plan.write.pieces();
         const int64_t items = std::clamp<int64_t>(values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
         Memory each = make_memory(threads, false);
         auto body = [&](int64_t item, int slot) {
@@ -264,13 +271,13 @@ private:
     // Moments of a run of units that are one row each.
     void batch_moments(const Piece& rows, const Workspace& w, Moments out) const {
         int64_t ld;
-        const void* x = read(rows, w, ld);
+        const void* x = read(plan.read, rows, w, ld);
         k.moments_rows[int(x_type)][op.centered]({x, rows.rows, ld, 1, 0, rows.cols}, out);
     }
 
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
         const Axis row = plan.units.n > 0 ? plan.units.last() : kNoAxis;
-        const Piece rows{unit, size, plan.cols.size, row};
+        const Piece rows{unit, size, plan.write.cols.size, row};
         batch_moments(rows, w, w.unit);
         finish_moments(unit, w.unit, w, size);
         if (!op.y) return;
@@ -299,7 +306,7 @@ private:
         const Moments stats = finish_moments(unit, w.unit, w, plan.stats());
         if (!op.y) return;
         const Coefficients c = unit_coefficients(unit, stats, w.coefficients);
-        normalize_pieces(unit, c, 0, plan.pieces(), w);
+        normalize_pieces(unit, c, 0, plan.write.pieces(), w);
     }
 
     Coefficients unit_coefficients(const Offsets& unit, Moments stats, char* memory) const {
@@ -308,7 +315,7 @@ private:
 
     void per_statistic() {
         Memory memory = make_memory(threads, true);
-        const bool by_batch = !down && plan.pieces() == 1;
+        const bool by_batch = one_row();
         auto body = [&](int64_t item, int slot) {
             const Workspace w = workspace(memory, slot);
             if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
@@ -348,7 +355,7 @@ private:
         parallel_for(units, 1, merge_segments);
         if (!op.y) return;
 
-        const int64_t pieces = plan.pieces();
+        const int64_t pieces = plan.write.pieces();
         const int64_t parts =
             std::clamp<int64_t>(values / units / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
         auto write = [&](int64_t item, int slot) {

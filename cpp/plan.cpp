@@ -101,30 +101,47 @@ void join_groups(Axes& axes, int& cols, Plan& plan) {
     axes[cols].stat = 1;
 }
 
-void cut(Plan& plan) {
-    const int64_t cols = plan.cols.size;
-    plan.chunk = cols;
-    if (plan.direction == Direction::along && cols > kChunk) {
-        plan.chunk = kChunk;
-        plan.chunks = (cols + kChunk - 1) / kChunk;
+// Many independent columns become panels, each a unit. Where no panel divides them they stay one.
+void split_panels(Plan& plan) {
+    const Axis c = plan.write.cols;
+    if (plan.direction != Direction::down || plan.per != 1 || c.size <= kPanel) return;
+    int64_t panel = kPanel;
+    while (panel > kPanel / 8 && c.size % panel != 0) --panel;
+    if (c.size % panel != 0) return;
+    plan.units.push({c.size / panel, c.x * panel, c.y * panel, c.stat * panel, c.affine * panel});
+    plan.read.cols.size = plan.write.cols.size = panel;
+}
+
+void cut_rows(const Operation& op, const Plan& plan, Tiling& t) {
+    t.pack_x = t.cols.x != 1 || (op.x_type != Type::f32 && op.x_type != Type::f64);
+    t.pack_y = op.y != nullptr && t.cols.y != 1;
+    t.chunk = t.cols.size;
+    if (plan.direction == Direction::along && t.cols.size > kChunk) {
+        t.chunk = kChunk;
+        t.chunks = (t.cols.size + kChunk - 1) / kChunk;
     }
-    const int64_t values = std::min(plan.chunk, cols);
-    const int64_t pieces = plan.pieces();
-    plan.segment = std::max(kSegmentValues / std::max<int64_t>(values, 1), (pieces + kMaxSegments - 1) / kMaxSegments);
-    plan.segment = std::max<int64_t>(plan.segment, 1);
+}
+
+void cut_segments(Plan& plan) {
+    const int64_t pieces = plan.read.pieces();
+    plan.segment = std::max({kSegmentValues / plan.read.chunk, (pieces + kMaxSegments - 1) / kMaxSegments, int64_t{1}});
     if (plan.direction == Direction::down) plan.segment = (plan.segment + kBlockRows - 1) / kBlockRows * kBlockRows;
     plan.segment = std::min(plan.segment, pieces);
 }
 
-// Many independent columns become panels, each a unit. Where no panel divides them they stay one.
-void split_panels(Plan& plan) {
-    if (plan.direction != Direction::down || plan.per != 1 || plan.cols.size <= kPanel) return;
-    int64_t panel = kPanel;
-    while (panel > kPanel / 8 && plan.cols.size % panel != 0) --panel;
-    if (plan.cols.size % panel != 0) return;
-    const Axis c = plan.cols;
-    plan.units.push({c.size / panel, c.x * panel, c.y * panel, c.stat * panel, c.affine * panel});
-    plan.cols.size = panel;
+// Sorts the axes into columns, rows and units.
+void tile(Axes axes, const Operation& op, Plan& plan, Tiling& tiling, Axes& units) {
+    merge_runs(axes);
+    int cols = choose_columns(axes, op, plan);
+    if (cols >= 0) {
+        join_groups(axes, cols, plan);
+        tiling.cols = axes[cols];
+        axes.erase(cols);
+    } else {
+        tiling.cols = {1, 1, 1, 0, op.rows_only};
+        if (op.rows_only) plan.coefs = Coefs::both;
+    }
+    for (int i = 0; i < axes.n; ++i) (op.given || is_pooled(axes[i]) ? tiling.rows : units).push(axes[i]);
 }
 
 }  // namespace
@@ -146,26 +163,20 @@ void number_statistics(Axes& axes) {
 
 Plan make_plan(const Operation& op) {
     Plan plan;
-    Axes axes = op.axes;
+    Axes axes = op.axes, units_of_read;
     drop_ones(axes);
     if (op.y == nullptr) plan.repeats = drop_repeats(axes);
     flip_negative(axes, plan.origin);
     sort_by_memory(axes);
-    merge_runs(axes);
-    int cols = choose_columns(axes, op, plan);
-    if (cols >= 0) {
-        join_groups(axes, cols, plan);
-        plan.cols = axes[cols];
-        axes.erase(cols);
-    } else {
-        plan.cols = Axis{1, 1, 1, 0, op.rows_only ? 1 : 0};
-        if (op.rows_only) plan.coefs = Coefs::both;
-    }
-    for (int i = 0; i < axes.n; ++i) (op.given || is_pooled(axes[i]) ? plan.rows : plan.units).push(axes[i]);
+    tile(axes, op, plan, plan.write, plan.units);
+    cut_rows(op, plan, plan.write);
+    if (op.given) return plan;
+    for (int i = 0; i < axes.n; ++i) axes[i].y = 0;
+    tile(axes, op, plan, plan.read, units_of_read);
     split_panels(plan);
-    plan.pack_x = plan.cols.x != 1 || (op.x_type != Type::f32 && op.x_type != Type::f64);
-    plan.pack_y = op.y != nullptr && plan.cols.y != 1;
-    cut(plan);
+    cut_rows(op, plan, plan.read);
+    cut_rows(op, plan, plan.write);
+    cut_segments(plan);
     return plan;
 }
 

@@ -9,24 +9,30 @@ namespace fusednorm {
 // along: a row of the tile lies in one statistic. down: every column is a statistic (or a channel of one).
 enum class Direction { along, down };
 
-struct Plan {
-    Direction direction = Direction::along;
-    Coefs coefs = Coefs::rows;
-    Offsets origin;  // of x, y: where axes with negative strides begin
-    Axes units;      // statistics: one unit each, or, down, one unit a panel of columns
-    Axes rows;       // the pooled axes (eval: all axes) outside the columns
+// How the pooled axes of a unit (eval: all axes) are walked: rows of columns.
+struct Tiling {
+    Axes rows;
     Axis cols = kNoAxis;
-    int64_t per = 1;      // down: columns that share a statistic
-    int64_t chunk = 1;    // columns taken at once along a row
-    int64_t chunks = 1;   // pieces of a row
-    int64_t segment = 1;  // pieces of rows whose moments are summed up in order before they are merged
-    int64_t repeats = 1;  // how often every value counts: the sizes of broadcast pooled axes, where nothing is written
+    int64_t chunk = 1;                    // columns taken at once along a row
+    int64_t chunks = 1;                   // pieces of a row
     bool pack_x = false, pack_y = false;  // the columns are not contiguous (or x has another type)
 
     int64_t pieces() const { return rows.size() * chunks; }
-    int64_t segments() const { return (pieces() + segment - 1) / segment; }
-    int64_t stats() const { return direction == Direction::down ? cols.size / per : 1; }  // of one unit
-    int64_t count() const { return rows.size() * (direction == Direction::down ? per : cols.size); }
+};
+
+struct Plan {
+    Direction direction = Direction::along;
+    Coefs coefs = Coefs::rows;
+    Offsets origin;       // of x, y: where axes with negative strides begin
+    Axes units;           // statistics: one unit each, or, down, one unit a panel of columns
+    Tiling read, write;   // for moments, as x alone has it, so that no bit depends on y's layout; for normalize
+    int64_t per = 1;      // down: columns that share a statistic
+    int64_t segment = 1;  // pieces of read whose moments are summed up in order before they are merged
+    int64_t repeats = 1;  // how often every value counts: the sizes of broadcast pooled axes, where nothing is written
+
+    int64_t segments() const { return (read.pieces() + segment - 1) / segment; }
+    int64_t stats() const { return direction == Direction::down ? read.cols.size / per : 1; }  // of one unit
+    int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
 };
 
 constexpr int64_t kChunk = 8192;       // values of a row that one kernel call takes
@@ -47,23 +53,25 @@ struct Piece {
     Axis row;  // the step from row to row
 };
 
-// Calls visit(Piece) for pieces [begin, end) of the unit at `at`, in order; a piece has at most max_rows rows.
+// Calls visit(Piece) for pieces [begin, end) of the unit at `at`, in order; packed pieces have at most kPackValues.
 template <class Visit>
-void walk(const Plan& plan, const Offsets& at, int64_t begin, int64_t end, int64_t max_rows, Visit visit) {
-    const Axis row = plan.rows.n > 0 ? plan.rows.last() : kNoAxis;
+void walk(const Tiling& tiling, const Offsets& at, int64_t begin, int64_t end, Visit visit) {
+    const Axis row = tiling.rows.n > 0 ? tiling.rows.last() : kNoAxis;
+    const bool packed = tiling.pack_x || tiling.pack_y;
+    const int64_t fit = packed ? kPackValues / tiling.chunk : INT64_MAX, max_rows = fit > 1 ? fit : 1;
     while (begin < end) {
         int64_t index = 0;
-        Offsets here = place(plan.rows, at, begin / plan.chunks, &index);
-        if (plan.chunks > 1) {
-            const int64_t first = begin % plan.chunks * plan.chunk;
-            const int64_t left = plan.cols.size - first;
-            here.step(plan.cols, first);
-            visit(Piece{here, 1, left < plan.chunk ? left : plan.chunk, row});
+        Offsets here = place(tiling.rows, at, begin / tiling.chunks, &index);
+        if (tiling.chunks > 1) {
+            const int64_t first = begin % tiling.chunks * tiling.chunk;
+            const int64_t left = tiling.cols.size - first;
+            here.step(tiling.cols, first);
+            visit(Piece{here, 1, left < tiling.chunk ? left : tiling.chunk, row});
             ++begin;
         } else {
             int64_t run = row.size - index < end - begin ? row.size - index : end - begin;
             run = run < max_rows ? run : max_rows;
-            visit(Piece{here, run, plan.cols.size, row});
+            visit(Piece{here, run, tiling.cols.size, row});
             begin += run;
         }
     }
