@@ -70,7 +70,9 @@ def main() -> int:
             problems.append(f"{path.name}: expected to export PyInit__core alone, exports {exported}")
     for problem in problems:
         print(f"check_objects: {problem}")
-    print(f"check_objects: {len(kernels)} kernel objects, {len(others)} others, {len(modules)} module: {len(problems)} problems")
+    print(
+        f"check_objects: {len(kernels)} kernel objects, {len(others)} others, {len(modules)} module: {len(problems)} problems"
+    )
     return 1 if problems else 0
 
 

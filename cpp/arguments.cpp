@@ -114,9 +114,13 @@ std::string text_of(const py::ssize_t* shape, int ndim) {
 }
 
 std::string text_of(py::handle object) {
+    if (py::isinstance<py::array>(object)) {
+        const auto a = py::reinterpret_borrow<py::array>(object);
+        return "an array of shape " + text_of(a.shape(), static_cast<int>(a.ndim()));
+    }
     std::string text = py::str(py::repr(object));
-    if (text.size() > 80) text = text.substr(0, 77) + "...";
-    return text;
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text.size() > 80 ? text.substr(0, 77) + "..." : text;
 }
 
 Array view_of(py::array array, Type type) {

@@ -210,8 +210,9 @@ bool coefficients(const CoefficientsJob& job) {
             const A rounded = static_cast<A>(m.mean[s]);
             center[i] = rounded;
             scale[i] = static_cast<A>(factor);
-            shift[i] =
-                static_cast<A>(bias[i * job.affine_ld] + ((static_cast<double>(rounded) - m.mean[s]) - m.low[s]) * factor);
+            // An infinite mean was not rounded, and goes through x - center.
+            const double lost = is_finite(m.mean[s]) ? (static_cast<double>(rounded) - m.mean[s]) - m.low[s] : 0;
+            shift[i] = static_cast<A>(bias[i * job.affine_ld] + lost * factor);
             if constexpr (sizeof(A) == 4) {
                 const double size = __builtin_fabs(factor), offset = __builtin_fabs(m.mean[s]);
                 // NaN and infinities compare false: what they give is the same in any arithmetic.

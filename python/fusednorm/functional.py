@@ -119,7 +119,9 @@ def instance_norm(
 ) -> Array:
     r"""Normalize each channel of each sample by its own mean and variance.
 
-    .. math:: y = \frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
+    .. math::
+
+        y = \frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
 
     Parameters
     ----------
@@ -157,7 +159,19 @@ def instance_norm(
             [ 0.        ,  0.        ]]])
     """
     result: Array = _core.instance_norm(
-        x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, channel_axis, residual, activation, dtype, out
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        use_input_stats,
+        momentum,
+        eps,
+        channel_axis,
+        residual,
+        activation,
+        dtype,
+        out,
     )
     return result
 
@@ -178,7 +192,9 @@ def group_norm(
 ) -> Array:
     r"""Normalize each group of neighbouring channels of each sample by its own mean and variance.
 
-    .. math:: y = \frac{x - \mathrm{mean}_{n,g}}{\sqrt{\mathrm{var}_{n,g} + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
+    .. math::
+
+        y = \frac{x - \mathrm{mean}_{n,g}}{\sqrt{\mathrm{var}_{n,g} + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
 
     Parameters
     ----------

@@ -1,0 +1,27 @@
+"""The command line: ``python -m fusednorm``."""
+
+import argparse
+import sys
+
+from fusednorm import __version__
+
+
+def main() -> int:
+    """Run the command that the arguments name, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusednorm",
+        description="Show the configuration, then check and time the norms on photographs and on the shapes of real layers.",
+        epilog="Exit code 1 if a result is wrong. The full benchmark is in bench/ of the source.",
+    )
+    parser.add_argument("--version", action="version", version=f"fusednorm {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="[command]")
+    commands.add_parser("demo", help="what happens without a command")
+    parser.parse_args()
+
+    from fusednorm import demo
+
+    return demo.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
