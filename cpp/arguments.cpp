@@ -59,6 +59,30 @@ py::array native_copy(const py::array& a) {
                                  py::arg("copy") = true, py::arg("subok") = false);
 }
 
+// NumPy's casts neither warn nor raise while this lives, whatever the user's errstate is.
+class QuietCasts {
+public:
+    QuietCasts() : state(numpy().attr("errstate")(py::arg("all") = "ignore")) { state.attr("__enter__")(); }
+    ~QuietCasts() {
+        try {
+            state.attr("__exit__")(py::none(), py::none(), py::none());
+        } catch (py::error_already_set& e) {
+            e.discard_as_unraisable("fusednorm");
+        }
+    }
+
+private:
+    py::object state;
+};
+
+// A dense copy in C order; the array itself where it is one already.
+py::array dense(const py::array& a, Type type) {
+    const QuietCasts quiet;
+    const py::object native =
+        a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = false);
+    return numpy().attr("ascontiguousarray")(native).attr("reshape")(a.attr("shape"));
+}
+
 bool overlap(const Array& a, const Array& b) {
     const char *a_first, *a_last, *b_first, *b_last;
     a.extent(a_first, a_last), b.extent(b_first, b_last);
@@ -280,7 +304,7 @@ void Arguments::channels(const char* argument, py::handle object, const Array& x
         value_error(argument, "shape (" + std::to_string(n) + ",), one value per channel", "shape " + text_of(a.shape(), ndim));
     Type type;
     if (!is_plain_float(a, type)) {
-        a = a.attr("astype")("f8");
+        a = dense(a, Type::f64);
         type = Type::f64;
     }
     const char* p = static_cast<const char*>(a.data());
@@ -293,6 +317,7 @@ void update_channels(py::handle target, const double* values, int64_t n) {
     const py::array a = py::reinterpret_borrow<py::array>(target);
     Type type;
     if (!is_plain_float(a, type)) {
+        const QuietCasts quiet;
         const py::array_t<double> wide(n, values);
         numpy().attr("copyto")(a, wide.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
         return;
@@ -327,11 +352,7 @@ py::array Arguments::values(const char* argument, py::handle object, Type type, 
         value_error(argument, "shape " + text_of(shape, ndim), "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
     Type own;
     if (extra == 0 && type_of(a.dtype(), own) && own == type && (a.flags() & kContiguous) && !is_odd(a)) return a;
-    py::array dense = type == Type::f32
-                          ? py::array(py::array_t < float, py::array::c_style | py::array::forcecast > ::ensure(a))
-                          : py::array(py::array_t < double, py::array::c_style | py::array::forcecast > ::ensure(a));
-    if (!dense) throw py::error_already_set();
-    return dense;
+    return dense(a, type);
 }
 
 // ---- results
