@@ -1,0 +1,164 @@
+"""Every wrong call that the functions refuse: what is changed in a right call, and the error that comes of it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import fusednorm as fn
+import numpy as np
+
+FUNCTIONS = {f.__name__: f for f in (fn.batch_norm, fn.instance_norm, fn.group_norm, fn.layer_norm, fn.rms_norm, fn.moments)}
+EVERY = tuple(FUNCTIONS)
+NORMS = tuple(name for name in EVERY if name != "moments")
+BY_CHANNEL = ("batch_norm", "instance_norm", "group_norm")
+RUNNING = ("batch_norm", "instance_norm")
+BY_ROW = ("layer_norm", "rms_norm")
+PER_CHANNEL = {"weight": BY_CHANNEL, "bias": BY_CHANNEL, "running_mean": RUNNING, "running_var": RUNNING}
+SHAPE = (2, 4, 6)
+
+
+@dataclass
+class BadCall:
+    """`expected` and `got` are regular expressions for these parts of the error's text."""
+
+    function: str
+    argument: str
+    error: type
+    expected: str
+    got: str
+    change: dict[str, Any]
+
+    def name(self):
+        return f"{self.function}-{self.argument}-{self.got}"
+
+
+CALLS = []
+
+
+def refused(functions, argument, error, expected, got, value, **others):
+    """Add a call for each function. from_x stands for training and use_input_stats."""
+    for function in functions:
+        change = {argument: value} | others
+        from_x = change.pop("from_x", True)
+        if function in RUNNING:
+            change["training" if function == "batch_norm" else "use_input_stats"] = from_x
+        CALLS.append(BadCall(function, argument, error, expected, got, change))
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+def read_only(x):
+    x.flags.writeable = False
+    return x
+
+
+def shape_of(x):
+    return re.escape(f"shape {np.shape(x)}")
+
+
+class Broken:
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no array today")
+
+
+# ---- x
+
+for kind in ("complex64", "complex128", "object", "float16", "datetime64[s]", "timedelta64[s]"):
+    refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", f"dtype {re.escape(kind)}", np.zeros(SHAPE, kind))
+refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", "dtype float128|dtype longdouble", np.zeros(SHAPE, "g"))
+refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", "dtype <U1", np.full(SHAPE, "a"))
+refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", r"dtype \[\('f0'", np.zeros(SHAPE, "f4,f4"))
+refused(EVERY, "x", TypeError, "an array", "None", None)
+refused(EVERY, "x", ValueError, r"what numpy\.asarray reads", "list", [[1.0, 2.0], [3.0]])
+refused(EVERY, "x", TypeError, r"what numpy\.asarray reads", "Broken", Broken())
+refused(("batch_norm",), "x", ValueError, "at least 2 dimensions", r"shape \(4,\)", zeros(4), channel_axis=0)
+refused(("batch_norm",), "x", ValueError, "at least 2 dimensions", r"shape \(\)", zeros())
+refused(("instance_norm", "group_norm"), "x", ValueError, "at least 1 dimension", r"shape \(\)", zeros())
+for x in (zeros(1, 4), zeros(1, 4, 1, 1)):
+    refused(("batch_norm",), "x", ValueError, "more than one value per channel", shape_of(x), x)
+for x in (zeros(3, 4), zeros(3, 4, 1), zeros(1, 4, 1, 1)):
+    refused(("instance_norm",), "x", ValueError, "more than one spatial element", shape_of(x), x)
+refused(("instance_norm",), "x", ValueError, "more than one spatial element", r"shape \(4, 1\)", zeros(4, 1), channel_axis=0)
+
+# ---- numbers
+
+for eps in (-1e-5, -1, np.nan, np.inf, -np.inf):
+    refused(NORMS, "eps", ValueError, "a finite number >= 0", re.escape(repr(eps)), eps)
+for eps in ("1e-5", [1], 1j):
+    refused(NORMS, "eps", TypeError, "a number", re.escape(repr(eps)), eps)
+refused((*BY_CHANNEL, "layer_norm"), "eps", TypeError, "a number", "None", None)
+for momentum in ("high", None, [0.1]):
+    refused(RUNNING, "momentum", TypeError, "a number", re.escape(repr(momentum)), momentum)
+for axis in (3, -4, 99):
+    refused(BY_CHANNEL, "channel_axis", ValueError, "an axis of an array of 3 dimensions", str(axis), axis)
+for axis in (1.0, None, "1", (1,)):
+    refused(BY_CHANNEL, "channel_axis", TypeError, "an integer", re.escape(repr(axis)), axis)
+for groups in (3, 0, -1, 5, 8):
+    refused(("group_norm",), "num_groups", ValueError, "a positive divisor of the 4 channels", str(groups), groups)
+for groups in (2.0, None, "2"):
+    refused(("group_norm",), "num_groups", TypeError, "an integer", re.escape(repr(groups)), groups)
+
+# ---- normalized_shape
+
+for sizes in (4, 0, -6, 12, 2**62, (4,), (6, 4), (2, 4), (1, 2, 4, 6), (24,), (4, -6), [5]):
+    refused(BY_ROW, "normalized_shape", ValueError, r"the last dimensions of x.*\(2, 4, 6\)", re.escape(str(sizes)), sizes)
+refused(BY_ROW, "normalized_shape", ValueError, "at least one dimension", r"\(\)", ())
+for sizes in (6.0, None, "6", (4, 6.0)):
+    refused(BY_ROW, "normalized_shape", TypeError, "an integer", re.escape(repr(sizes).strip("()").split(", ")[-1]), sizes)
+
+# ---- parameters
+
+for name, functions in PER_CHANNEL.items():
+    wrong = [(3,), (5,), (0,), (), (1,), (4, 4), (1, 1, 4), (4, 1, 1), (2, 4, 6), (1, 1, 4, 1, 1)]
+    for value in (zeros(*shape) for shape in wrong):
+        refused(functions, name, ValueError, r"shape \(4,\), one value per channel", shape_of(value), value)
+    for kind in ("int64", "bool", "complex128", "object"):
+        refused(functions, name, TypeError, "an array of a float dtype", f"dtype {kind}", np.zeros(4, kind))
+for name, functions in (("weight", BY_ROW), ("bias", ("layer_norm",))):
+    for shape in ((4,), (1,), (), (7,), (0,), (6, 1), (4, 6), (2, 6)):
+        refused(functions, name, ValueError, r"shape \(6,\)", shape_of(zeros(*shape)), zeros(*shape))
+    for kind in ("int64", "complex64", "object"):
+        refused(functions, name, TypeError, "an array of a float dtype", f"dtype {kind}", np.zeros(6, kind))
+refused(NORMS, "weight", TypeError, "an array of a float dtype", "dtype <U1", ["a", "b"])
+
+# ---- running statistics
+
+refused(RUNNING, "running_mean", ValueError, "an array", "None", None, from_x=False)
+refused(RUNNING, "running_mean", ValueError, "an array", "None", None, running_var=np.ones(4), from_x=False)
+refused(RUNNING, "running_var", ValueError, "an array", "None", None, running_mean=np.ones(4), from_x=False)
+for name, other in (("running_mean", "running_var"), ("running_var", "running_mean")):
+    in_place = "an array that can be updated in place"
+    refused(RUNNING, name, ValueError, in_place, "read-only", read_only(zeros(4)), **{other: np.ones(4)})
+    for value in ([0.0] * 4, (0.0,) * 4):
+        refused(RUNNING, name, TypeError, in_place, re.escape(repr(value)), value, **{other: np.ones(4)})
+
+# ---- out, dtype, and what is not there yet
+
+for shape in ((2, 4, 7), (2, 24), (1, 2, 4, 6), (2, 4, 1), ()):
+    refused(NORMS, "out", ValueError, r"shape \(2, 4, 6\)", shape_of(zeros(*shape)), zeros(*shape))
+for kind in ("float64", "int32", "float16", "complex64"):
+    refused(NORMS, "out", TypeError, "dtype float32", f"dtype {kind}", np.zeros(SHAPE, kind))
+refused(NORMS, "out", TypeError, "dtype float64", "dtype float32", zeros(*SHAPE), dtype="f8")
+refused(NORMS, "out", TypeError, "dtype float64", "dtype float32", zeros(*SHAPE), x=np.zeros(SHAPE, np.uint8))
+refused(NORMS, "out", TypeError, r"a numpy\.ndarray", "list", zeros(*SHAPE).tolist())
+refused(NORMS, "out", ValueError, "a writeable array", "read-only", read_only(zeros(*SHAPE)))
+repeating = np.lib.stride_tricks.as_strided(zeros(6), SHAPE, (0, 0, 4))
+refused(NORMS, "out", ValueError, "elements do not share memory", "stride of 0", repeating)
+for dtype in (np.int32, "f2", bool, "complex64", "nonsense", 3):
+    refused(EVERY, "dtype", TypeError, "float32 or float64", re.escape(repr(dtype)), dtype)
+refused(NORMS, "activation", NotImplementedError, "None", "relu", "relu")
+refused(NORMS, "residual", NotImplementedError, "None", "array", zeros(*SHAPE))
+
+# ---- moments
+
+for axis in (3, -4, (0, 3)):
+    refused(("moments",), "axis", ValueError, "an axis of an array of 3 dimensions", "3|-4", axis)
+for axis in ((0, 0), (1, -2), [2, 2]):
+    refused(("moments",), "axis", ValueError, "each axis once", re.escape(str(axis)), axis)
+for axis in (1.0, "0", {0}, (0, 1.0)):
+    refused(("moments",), "axis", TypeError, "an integer", "0", axis)
+refused(("moments",), "ddof", TypeError, "a number", "'one'", "one")
+for ddof in (np.nan, np.inf):
+    refused(("moments",), "ddof", ValueError, "a finite number", repr(ddof), ddof)

@@ -1,0 +1,47 @@
+"""Run as a script: prints the instruction set, and a hash of the results' bytes for each of many calls, as JSON."""
+
+import hashlib
+import itertools
+import json
+
+import cases
+import fusednorm as fn
+import numpy as np
+
+# Over and under the sizes of blocks, rows, panels and threads' shares; channels that leave every lane empty or full.
+SHAPES = [(3, 6, 5), (2, 48, 33, 31), (300, 6, 7), (1, 2, 70_001), (9, 2052), (3, 64, 20, 20), (12_000, 6), (2, 4, 5001)]
+LAYOUTS = ("C", "channels-last", "padded", "stepped", "reversed")
+
+
+def digest(*arrays):
+    return hashlib.blake2b(b"".join(a.tobytes() for a in arrays)).hexdigest()
+
+
+def calls(shape, layout, dtype):
+    """Yield the name and the result of every norm and of moments."""
+    rng = np.random.default_rng(sum(shape))
+    x = cases.LAYOUTS[layout](cases.draw(rng, shape, dtype))
+    for norm in cases.NORMS:
+        if not norm.startswith("instance") or len(shape) > 2:
+            yield norm, cases.make_call(norm, x, rng).run(x)
+    for axis in (None, 0, 1, -1):
+        for name, value in zip(("mean", "var"), fn.moments(x, axis), strict=True):
+            yield f"{name} over {axis}", value
+
+
+def all_digests():
+    """Return {call: hash}. The bytes of floats are those of C order, whatever the layout."""
+    result = {}
+    for shape, layout, dtype in itertools.product(SHAPES, LAYOUTS, ("f4", "f8")):
+        for name, value in calls(shape, layout, dtype):
+            result[f"{name} {shape} {layout} {dtype}"] = digest(value)
+    rng = np.random.default_rng(0)
+    extreme = (rng.uniform(-3, 3, (4, 6, 35)) * np.array([1e30, 1, 1e-30, 1e-40, 1e38, 1e10])[:, None]).astype("f4")
+    result["extreme"] = digest(fn.batch_norm(extreme, training=True, eps=0), *fn.moments(extreme, (0, 2)))
+    for kind in cases.INTEGERS:
+        result[f"integers {kind}"] = digest(fn.layer_norm(cases.draw(rng, (50, 77), kind), 77))
+    return result
+
+
+if __name__ == "__main__":
+    print(json.dumps({"isa": fn.show_config("dicts")["isa"], "digests": all_digests()}))

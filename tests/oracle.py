@@ -1,0 +1,110 @@
+"""The formulas in plain NumPy, one precision above what is tested, and the tolerances that the tests hold results to."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+EPS64 = np.finfo(np.float64).eps
+
+
+def widen(x):
+    """Float64 for float32, else longdouble: rounding in the reference does not count."""
+    x = np.asarray(x)
+    return x.astype(np.float64 if x.dtype == np.float32 else np.longdouble)
+
+
+def moments(x, axes):
+    """Return origin, offset and biased variance in the wide type, pooled axes kept: the mean is origin + offset.
+
+    The origin is one of the values, so that no digit of what is left after subtracting it goes to a large mean: at a mean
+    of 1e6 deviations longdouble's mean in one number would be less exact than what is tested.
+    """
+    x = widen(x)
+    origin = x[tuple(slice(0, 1) if i in {a % x.ndim for a in np.atleast_1d(axes)} else slice(None) for i in range(x.ndim))]
+    d = x - origin
+    offset = d.mean(axes, keepdims=True)
+    offset = offset + (d - offset).mean(axes, keepdims=True)
+    return origin, offset, np.square(d - offset).mean(axes, keepdims=True)
+
+
+def mean_square(x, axes):
+    """Return the same for rms_norm, which is not centered."""
+    x = widen(x)
+    zero = np.zeros((), x.dtype)
+    return zero, zero, np.square(x).mean(axes, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Values, and how far from each a result may lie."""
+
+    value: np.ndarray
+    tolerance: np.ndarray
+
+    def check(self, got):
+        __tracebackhide__ = True
+        assert got.shape == self.value.shape
+        tolerance = np.broadcast_to(self.tolerance, got.shape)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(got.astype(self.value.dtype) - self.value)
+        # Equality lets infinities agree; a NaN agrees with a NaN only.
+        fine = (got == self.value) | (error <= tolerance) | (np.isnan(got) & np.isnan(self.value))
+        if not fine.all():
+            at = np.unravel_index(np.argmin(fine), fine.shape)
+            raise AssertionError(
+                f"{np.sum(~fine)} of {fine.size} values differ, first at {tuple(map(int, at))}: got {got[at]!r}, "
+                f"expected {self.value[at]!r} within {tolerance[at]!r}, off by {error[at]!r}"
+            )
+
+
+def norm(x, statistics, eps, weight, bias, dtype, count):
+    """Return what ``(x - mean) / sqrt(var + eps) * weight + bias`` gives in `dtype`, all of them broadcasting with x.
+
+    With ``z = (y - bias) / weight`` the tolerance is ``unit * max(1, |z|) * |weight| + eps(dtype) * |bias|``, where eps is
+    the dtype's (two roundings of the bias), and unit is 2e-6 for float32: the promise of the README, whatever the
+    sizes of x, mean and eps. For float64 unit is `sums_unit`: statistics that stay float64 carry the errors of their sums.
+    """
+    x, weight, bias = widen(x), np.asarray(weight, np.longdouble), np.asarray(bias, np.longdouble)
+    origin, offset, var = statistics
+    z = ((x - origin) - offset) / np.sqrt(var + np.asarray(eps, x.dtype))
+    return Expected((z * weight + bias).astype(x.dtype), norm_tolerance(z, weight, bias, dtype, count))
+
+
+def sums_unit(count):
+    """Bound the relative error of float64 moments: no sum runs over more than 256 values, four of them make a result."""
+    return (8 + 4 * min(count, 256)) * EPS64
+
+
+def norm_tolerance(z, weight, bias, dtype, count=1):
+    info = np.finfo(dtype)
+    unit = 2e-6 if dtype == np.float32 else sums_unit(count)
+    return unit * np.maximum(1, np.abs(z)) * np.abs(weight) + info.eps * np.abs(bias) + info.smallest_subnormal
+
+
+def mean_and_var(x, axes, dtype, ddof=0, keepdims=False):
+    """Return the expected mean and variance.
+
+    Both come with the rounding to `dtype` (eps / 2, relative) and, over that, the errors of float64 sums: `sums_unit`
+    times the standard deviation for the mean (its offset costs nothing), and times the variance for the variance. A
+    float32 result thus is the float64 one, rounded once.
+    """
+    origin, offset, var = moments(x, axes)
+    mean = origin + offset
+    count = np.asarray(x).size // mean.size
+    sums = sums_unit(count)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        std, factor = np.sqrt(var), np.divide(count, np.maximum(count - ddof, 0), dtype=var.dtype)
+        var = var * factor
+    return tuple(
+        _rounded(value if keepdims else value.reshape(np.squeeze(value, axes).shape), error, dtype)
+        for value, error in ((mean, sums * std), (var, sums * var))
+    )
+
+
+def _rounded(value, error, dtype):
+    info = np.finfo(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = np.where(np.abs(value) > info.max, np.sign(value) * np.inf, value)
+        # A hair over half a unit, for values whose float64 neighbours round to both sides.
+        tolerance = info.eps * (0.5 + 1e-6) * np.abs(value) + error.reshape(value.shape) + info.smallest_subnormal
+    return Expected(value, tolerance)

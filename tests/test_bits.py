@@ -1,0 +1,161 @@
+"""Same bits: for any number of threads, for a row alone, next to a NaN, and for every instruction set."""
+
+import json
+from dataclasses import replace
+
+import cases
+import digest
+import fusednorm as fn
+import numpy as np
+import pytest
+from processes import run_python
+
+ISAS = fn.show_config("dicts")["isas_available"]
+
+
+def same(a, b):
+    assert [name for name in a if a[name] != b[name]] == []
+
+
+@pytest.fixture(scope="module")
+def serial_digests():
+    before = fn.get_num_threads()
+    fn.set_num_threads(1)
+    yield digest.all_digests()
+    fn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_number_of_threads(threads, serial_digests, restore_threads):
+    fn.set_num_threads(threads)
+    same(digest.all_digests(), serial_digests)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 400_000), (2, 2, 300, 400), (200_000, 3), (3, 150_000), (64, 12, 40, 40)], ids=str)
+def test_number_of_threads_on_large_arrays(shape, restore_threads):
+    for layout in ("C", "channels-last", "F"):
+        results = []
+        for threads in (1, 2, 3, 7):
+            fn.set_num_threads(threads)
+            results.append({name: digest.digest(value) for name, value in digest.calls(shape, layout, "f4")})
+        for other in results[1:]:
+            same(other, results[0])
+
+
+def test_number_of_threads_does_not_reach_running_statistics(restore_threads, rng):
+    x = cases.draw(rng, (4, 3, 50_000))
+    results = []
+    for threads in (1, 2, 3, 7):
+        fn.set_num_threads(threads)
+        mean, var = np.zeros(3), np.ones(3)
+        fn.batch_norm(x, mean, var, training=True)
+        results.append(mean.tobytes() + var.tobytes())
+    assert len(set(results)) == 1
+
+
+@pytest.fixture(scope="module", params=ISAS)
+def forced(request):
+    """What the digest script says when that instruction set is forced."""
+    result = run_python(digest.__file__, FUSEDNORM_ISA=request.param)
+    assert result.returncode == 0, result.stderr
+    return request.param, json.loads(result.stdout)
+
+
+def test_forcing_an_instruction_set_takes_effect(forced):
+    name, said = forced
+    assert said["isa"] == name
+
+
+def test_instruction_set(forced, serial_digests):
+    same(forced[1]["digests"], serial_digests)
+
+
+def test_baseline_runs_everywhere():
+    assert ISAS[0] in ("baseline", "neon")
+    assert set(ISAS) <= set(fn.show_config("dicts")["isas_compiled"])
+
+
+@pytest.mark.parametrize("name", ["sse9", "AVX2", "avx2 ", "native"])
+def test_unknown_instruction_set(name):
+    result = run_python("-c", "import fusednorm", FUSEDNORM_ISA=name)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last == f"ImportError: FUSEDNORM_ISA: expected one of {', '.join(ISAS)}; got '{name}'"
+
+
+def test_unsupported_instruction_set():
+    missing = set(fn.show_config("dicts")["isas_compiled"]) - set(ISAS)
+    if not missing:
+        pytest.skip("this processor runs every instruction set that was compiled")
+    name = missing.pop()
+    last = run_python("-c", "import fusednorm", FUSEDNORM_ISA=name).stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: FUSEDNORM_ISA: expected one of")
+    assert f"got '{name}', which it does not" in last
+
+
+def test_empty_variable_forces_nothing():
+    result = run_python("-c", "import fusednorm as fn; print(fn.show_config('dicts')['isa'])", FUSEDNORM_ISA="")
+    assert result.stdout.strip() == ISAS[-1]
+
+
+# ---- neighbours
+
+
+@pytest.mark.parametrize("norm", cases.BY_SAMPLE)
+@pytest.mark.parametrize("layout", ["C", "channels-last", "padded"])
+@cases.every_float
+def test_sample_alone(norm, layout, dtype, restore_threads, rng):
+    for shape, threads in (((7, 6, 5, 9), 1), ((130, 6, 40), 2), ((3, 4, 5000), 3), ((5, 2052, 3), 2), ((70, 6, 20, 20), 2)):
+        fn.set_num_threads(threads)
+        x = cases.LAYOUTS[layout](cases.draw(rng, shape, dtype))
+        call = cases.make_call(norm, x, rng)
+        together = call.run(x)
+        for i in {0, 1, shape[0] // 2, shape[0] - 1}:
+            assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
+            if layout != "padded":
+                assert cases.same_bits(call.run(x[i : i + 1].copy(order="K")), together[i : i + 1])
+
+
+@pytest.mark.parametrize("norm", cases.BY_SAMPLE)
+def test_sample_alone_beside_extreme_ones(norm, rng):
+    """A row whose numbers do not fit float32 is computed in float64; its neighbours are not."""
+    x = cases.draw(rng, (70, 6, 9))
+    x[3] *= np.float32(1e37)
+    x[5] *= np.float32(1e-40)
+    x[6, 0, 0] = np.inf
+    x[8] = 0
+    for eps in (0, 1e-5):
+        call = replace(cases.make_call(norm, x, rng), eps=eps)
+        together = call.run(x)
+        for i in range(12):
+            assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch eval", "instance", "instance eval", "group"])
+@pytest.mark.parametrize("layout", ["C", "F", "channels-last", "stepped", "reversed"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_channel_leaves_the_others(norm, layout, bad, rng):
+    for shape in ((3, 6, 5, 7), (300, 6, 3), (2, 18, 4100)):
+        x = cases.LAYOUTS[layout](cases.draw(rng, shape))
+        call = cases.make_call(norm, x, rng, num_groups=shape[1])
+        plain = call.run(x)
+        spoiled = x.copy(order="K")
+        spoiled[0, 2, -1] = bad
+        got = call.run(spoiled)
+        assert cases.same_bits(np.delete(got, 2, 1), np.delete(plain, 2, 1))
+        if np.isnan(bad):
+            assert np.isnan(got[0, 2, -1]).all()
+        if norm == "batch" and np.isnan(bad):
+            assert np.isnan(got[:, 2]).all()
+
+
+def test_bad_channel_leaves_other_running_statistics(rng):
+    x = cases.draw(rng, (3, 4, 50))
+    results = []
+    for value in (x[0, 1, 0], np.nan):
+        x[0, 1, 0] = value
+        mean, var = np.zeros(4, np.float32), np.ones(4, np.float32)
+        fn.batch_norm(x, mean, var, training=True)
+        results.append(np.delete([mean, var], 1, 1))
+    assert cases.same_bits(*results)
+    assert np.isnan([mean[1], var[1]]).all()

@@ -1,0 +1,201 @@
+"""Threads: how many, who may limit them, fork, callers in parallel, and the GIL."""
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cases
+import fusednorm as fn
+import numpy as np
+import pytest
+from processes import SECONDS, output_of, run_python
+
+GET = "import fusednorm as fn; print(fn.get_num_threads())"
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 4096, np.int64(5)])
+def test_set_and_get(n, restore_threads):
+    fn.set_num_threads(n)
+    assert fn.get_num_threads() == n
+    assert fn.show_config("dicts")["threads"] == n
+
+
+def test_default_is_at_most_the_cpus_of_the_process():
+    assert 1 <= int(output_of(GET, OMP_NUM_THREADS=None)) <= CPUS
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_openmp_variable(n):
+    """A number over the cgroup's quota is cut to the quota; 1 never is."""
+    got = int(output_of(GET, OMP_NUM_THREADS=str(n)))
+    assert got == n if n == 1 else 1 <= got <= n
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_affinity_limits_the_default():
+    code = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); {GET}"
+    assert output_of(code, OMP_NUM_THREADS=None) == "1"
+
+
+def test_set_wins_over_the_default():
+    assert output_of(f"import fusednorm as fn; fn.set_num_threads(3); {GET}", OMP_NUM_THREADS="1") == "3"
+
+
+def test_set_holds_for_every_python_thread(restore_threads):
+    fn.set_num_threads(3)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(fn.get_num_threads).result() == 3
+
+
+def test_threadpoolctl_limit(restore_threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    fn.set_num_threads(4)
+    before = fn.get_num_threads()
+    with threadpoolctl.threadpool_limits(1):
+        assert fn.get_num_threads() == 1
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        assert fn.get_num_threads() == 1
+    assert fn.get_num_threads() == before
+
+
+def test_small_work_starts_no_thread():
+    """Linux counts the process's threads: OpenMP's would stay after the call."""
+    code = """
+import os, numpy as np, fusednorm as fn
+fn.set_num_threads(4)
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+fn.layer_norm(np.ones((32, 64), np.float32), 64)
+small = count()
+fn.layer_norm(np.ones((4000, 512), np.float32), 512)
+print(small - before, count() - before)
+"""
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("needs /proc")
+    small, large = map(int, output_of(code, OPENBLAS_NUM_THREADS="1").split())
+    assert (small, large) == (0, 3)
+
+
+# ---- fork
+
+
+def large(seed=0):
+    return np.random.default_rng(seed).normal(3, 2, (64, 50_000)).astype(np.float32)
+
+
+def row_digest(seed=0):
+    return fn.layer_norm(large(seed), 50_000).tobytes()[:4000]
+
+
+AFTER_FORK = """
+import os, signal, sys, numpy as np, fusednorm as fn
+fn.set_num_threads(4)
+x = np.random.default_rng(0).normal(3, 2, (64, 50_000)).astype(np.float32)
+parent = fn.layer_norm(x, 50_000)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(30)
+    same = np.array_equal(fn.layer_norm(x, 50_000), parent) and fn.moments(x).mean > 0
+    os._exit(7 if same and fn.get_num_threads() == 1 else 8)
+status = os.waitpid(pid, 0)[1]
+again = np.array_equal(fn.layer_norm(x, 50_000), parent)
+print(os.waitstatus_to_exitcode(status), fn.get_num_threads(), again)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_child_after_fork_works():
+    """It runs serially; its alarm kills a child that hangs."""
+    assert output_of(AFTER_FORK) == "7 4 True"
+
+
+MULTIPROCESSING = """
+import multiprocessing, numpy as np, fusednorm as fn
+fn.set_num_threads(4)
+x = np.random.default_rng(0).normal(3, 2, (64, 50_000)).astype(np.float32)
+parent = fn.layer_norm(x, 50_000)
+def work(i):
+    return np.array_equal(fn.layer_norm(x, 50_000), parent)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map_async(work, range(4)).get(timeout=60))
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_multiprocessing_after_fork_works():
+    result = run_python("-c", MULTIPROCESSING)
+    assert result.stdout.strip() == "[True, True, True, True]", result.stderr
+
+
+# ---- several Python threads
+
+
+def test_eight_python_threads_at_once(four_threads):
+    expected = [row_digest(i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(row_digest, [*range(8)] * 3, timeout=SECONDS)) == expected * 3
+
+
+def test_eight_python_threads_on_small_arrays(four_threads, rng):
+    """These calls keep the GIL, or hand it over, at the size where that changes."""
+    calls = []
+    for norm in cases.NORMS:
+        for shape in ((4, 6, 35), (8, 6, 170), (8, 6, 171), (16, 6, 500)):
+            x = cases.draw(rng, shape)
+            calls.append((cases.make_call(norm, x, rng), x))
+    expected = [call.run(x) for call, x in calls]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            for y, plain in zip(pool.map(lambda pair: pair[0].run(pair[1]), calls, timeout=SECONDS), expected, strict=True):
+                assert cases.same_bits(y, plain)
+
+
+def test_set_num_threads_during_calls(restore_threads):
+    expected, stop = row_digest(), threading.Event()
+
+    def change():
+        while not stop.is_set():
+            for n in (1, 2, 5):
+                fn.set_num_threads(n)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        assert all(row_digest() == expected for _ in range(10))
+    finally:
+        stop.set()
+        changer.join()
+
+
+def test_gil_is_released(restore_threads):
+    """Python code runs on while a call of one thread works: without, the interpreter would stand still for all of it."""
+    fn.set_num_threads(1)
+    x = np.ones((64, 400_000), np.float32)
+    out, ticks, stop = np.empty_like(x), [], threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    try:
+        for function in (
+            lambda: fn.layer_norm(x, 400_000, out=out),
+            lambda: fn.batch_norm(x, training=True, out=out),
+            lambda: fn.moments(x),
+        ):
+            begin = time.perf_counter()
+            for _ in range(3):
+                function()
+            end = time.perf_counter()
+            during = [t for t in ticks if begin < t < end]
+            # A call that keeps the GIL leaves at most a tick between two calls.
+            assert len(during) > 6, f"{len(during)} ticks in {end - begin:.3f} s"
+    finally:
+        stop.set()
+        ticker.join()
