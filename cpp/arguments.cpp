@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "memory.hpp"
+
 namespace fusednorm {
 namespace {
 
@@ -155,13 +157,44 @@ Array view_of(py::array array, Type type) {
     return a;
 }
 
+namespace {
+
+// What owns the memory of a large result, as the array's base.
+struct LargeMemory {
+    void* memory;
+    size_t bytes;
+};
+
+py::capsule take_large(size_t bytes) {
+    auto block = std::make_unique<LargeMemory>(LargeMemory{nullptr, bytes});
+    block->memory = take_memory(bytes);
+    return py::capsule(block.release(), [](void* p) {
+        const std::unique_ptr<LargeMemory> owned(static_cast<LargeMemory*>(p));
+        give_memory(owned->memory, owned->bytes);
+    });
+}
+
+}  // namespace
+
 py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides) {
     static const int numbers[] = {11, 12};  // NPY_FLOAT, NPY_DOUBLE
     auto& api = py::detail::npy_api::get();
+    auto bytes = static_cast<size_t>(size_of(type));
+    for (int i = 0; i < ndim; ++i) bytes *= static_cast<size_t>(shape[i]);
+    py::object owner;
+    void* memory = nullptr;
+    if (bytes >= kLargeBytes) {
+        const py::capsule capsule = take_large(bytes);
+        memory = capsule.get_pointer<LargeMemory>()->memory;
+        owner = capsule;
+    }
     PyObject* descr = api.PyArray_DescrFromType_(numbers[static_cast<int>(type)]);
-    PyObject* a = api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, ndim, shape, strides, nullptr, 0, nullptr);
+    PyObject* a =
+        api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, ndim, shape, strides, memory, memory ? kWriteable : 0, nullptr);
     if (!a) throw py::error_already_set();
-    return py::reinterpret_steal<py::array>(a);
+    const auto array = py::reinterpret_steal<py::array>(a);
+    if (owner && api.PyArray_SetBaseObject_(a, owner.release().ptr()) != 0) throw py::error_already_set();
+    return array;
 }
 
 // ---- errors

@@ -1,0 +1,107 @@
+// The cache of freed large results. See memory.hpp.
+#include "memory.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace fusednorm {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20, kGranule = size_t{64} << 10;
+// From here on a block is whole huge pages, which the system gets back at once and at no cost (MADV_FREE of 100 MB: 0.15 ms,
+// 8 ms in small pages). Smaller blocks stay: kMaxBlocks of them at most.
+constexpr size_t kHugeBytes = size_t{8} << 20;
+constexpr size_t kMaxBlocks = 8;
+
+struct Block {
+    void* memory;
+    size_t bytes;
+};
+
+// FUSEDNORM_CACHE_BYTES, or an eighth of the machine's memory but at most 1 GiB. 0 switches the cache off.
+size_t cache_limit() {
+    if (const char* text = std::getenv("FUSEDNORM_CACHE_BYTES")) return std::strtoull(text, nullptr, 10);
+    const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    return static_cast<size_t>(std::min(memory / 8, 1073741824.0));
+}
+
+struct Cache {
+    std::mutex mutex;
+    std::vector<Block> blocks;  // oldest first
+    size_t bytes = 0;
+    const size_t limit = cache_limit();
+    Cache() { blocks.reserve(kMaxBlocks + 1); }  // give_memory may not fail
+};
+
+// Never destroyed: results may outlive every static object.
+Cache& cache() {
+    static Cache* one = new Cache;
+    return *one;
+}
+
+size_t granule(size_t bytes) { return bytes >= kHugeBytes ? kHugePage : kGranule; }
+size_t rounded(size_t bytes) { return (bytes + granule(bytes) - 1) / granule(bytes) * granule(bytes); }
+
+// Aligned to the granule, so that the kernel may use huge pages where they are whole.
+void* map(size_t bytes) {
+    const size_t unit = granule(bytes);
+    void* raw = mmap(nullptr, bytes + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (raw == MAP_FAILED) throw std::bad_alloc();
+    const auto begin = reinterpret_cast<uintptr_t>(raw), aligned = (begin + unit - 1) / unit * unit;
+    const uintptr_t end = begin + bytes + unit;
+    if (aligned > begin) munmap(raw, aligned - begin);
+    if (end > aligned + bytes) munmap(reinterpret_cast<void*>(aligned + bytes), end - aligned - bytes);
+    void* memory = reinterpret_cast<void*>(aligned);
+#ifdef MADV_HUGEPAGE
+    if (unit == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+}  // namespace
+
+void* take_memory(size_t bytes) {
+    bytes = rounded(bytes);
+    Cache& c = cache();
+    {
+        const std::lock_guard<std::mutex> lock(c.mutex);
+        const auto found = std::find_if(c.blocks.rbegin(), c.blocks.rend(), [&](const Block& b) { return b.bytes == bytes; });
+        if (found != c.blocks.rend()) {
+            void* memory = found->memory;
+            c.blocks.erase(std::next(found).base());
+            c.bytes -= bytes;
+            return memory;
+        }
+    }
+    return map(bytes);
+}
+
+void give_memory(void* memory, size_t bytes) noexcept {
+    bytes = rounded(bytes);
+    Cache& c = cache();
+    if (bytes <= c.limit) {
+#ifdef MADV_FREE
+        if (granule(bytes) == kHugePage) madvise(memory, bytes, MADV_FREE);
+#endif
+        const std::lock_guard<std::mutex> lock(c.mutex);
+        c.blocks.push_back({memory, bytes});
+        c.bytes += bytes;
+        while (c.bytes > c.limit || c.blocks.size() > kMaxBlocks) {
+            const Block oldest = c.blocks.front();
+            c.blocks.erase(c.blocks.begin());
+            c.bytes -= oldest.bytes;
+            munmap(oldest.memory, oldest.bytes);
+        }
+        return;
+    }
+    munmap(memory, bytes);
+}
+
+}  // namespace fusednorm

@@ -1,0 +1,15 @@
+// Memory of large results. Fresh pages cost more than the kernel that fills them, so freed ones are kept, within a bound,
+// for the next result of that size; the system may take the pages of the largest back whenever it needs them.
+#pragma once
+#include <cstddef>
+
+namespace fusednorm {
+
+constexpr size_t kLargeBytes = size_t{1} << 20;  // smaller results are the general allocator's
+
+// At least `bytes` of memory, not initialized. Throws std::bad_alloc.
+void* take_memory(size_t bytes);
+// Gives back what take_memory(bytes) returned.
+void give_memory(void* memory, size_t bytes) noexcept;
+
+}  // namespace fusednorm
