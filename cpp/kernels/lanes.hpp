@@ -59,6 +59,13 @@ struct Lanes {
     using Part = typename VectorOf<A, kBytes>::type;
     Part part[kParts];
 
+    // A scalar beside lanes stands for sixteen of it.
+    friend FUSEDNORM_INLINE Lanes operator+(const Lanes& a, A b) {
+        Lanes r;
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < kParts; ++i) r.part[i] = a.part[i] + b;
+        return r;
+    }
     FUSEDNORM_INLINE Lanes& operator+=(const Lanes& b) { return *this = *this + b; }
 
 #define FUSEDNORM_LANES_OPERATOR(op)                                            \
@@ -82,6 +89,44 @@ FUSEDNORM_INLINE Lanes<A> broadcast(A value) {
     for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = value - typename Lanes<A>::Part{};
     return r;
 }
+
+// Where a is neither infinite nor NaN.
+template <class A>
+struct Mask {
+    decltype(typename Lanes<A>::Part{} == typename Lanes<A>::Part{}) part[Lanes<A>::kParts];
+};
+
+template <class A>
+FUSEDNORM_INLINE Mask<A> is_finite(const Lanes<A>& a) {
+    Mask<A> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = a.part[i] - a.part[i] == typename Lanes<A>::Part{};
+    return r;
+}
+
+// Lane by lane: a where the mask is on, else b.
+template <class A>
+FUSEDNORM_INLINE Lanes<A> select(const Mask<A>& mask, const Lanes<A>& a, const Lanes<A>& b) {
+    Lanes<A> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = mask.part[i] ? a.part[i] : b.part[i];
+    return r;
+}
+
+// a, but 0 where it is negative; NaN stays.
+template <class A>
+FUSEDNORM_INLINE Lanes<A> not_negative(const Lanes<A>& a) {
+    Lanes<A> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<A>::kParts; ++i)
+        r.part[i] = a.part[i] < typename Lanes<A>::Part{} ? typename Lanes<A>::Part{} : a.part[i];
+    return r;
+}
+
+// The same words for one double.
+FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
+FUSEDNORM_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
+FUSEDNORM_INLINE double not_negative(double a) { return a < 0 ? 0 : a; }
 
 // p(16), any alignment, converted to A.
 template <class A, class T>

@@ -8,47 +8,68 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
-FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
+// The moments of one statistic (V = double), or of sixteen (V = Lanes<double>).
+template <class V>
+struct MomentsOf {
+    V mean, low, m2;
+};
 
 // mean + low + add, as a mean and a low part again (Knuth 1969: the error of an addition is a double).
-FUSEDNORM_INLINE void add_to_mean(double& mean, double& low, double add) {
-    const double sum = mean + add, part = sum - mean;
-    const double rest = low + ((mean - (sum - part)) + (add - part));
+template <class V>
+FUSEDNORM_INLINE void add_to_mean(V& mean, V& low, const V& add) {
+    const V sum = mean + add, part = sum - mean;
+    const V rest = low + ((mean - (sum - part)) + (add - part));
+    const V rounded = sum + rest, left = rest - (rounded - sum);
     // An infinite sum leaves no rest (tests/test_moments.py).
-    mean = is_finite(sum) ? sum + rest : sum;
-    low = is_finite(sum) ? rest - (mean - sum) : 0;
+    const auto finite = is_finite(sum);
+    mean = select(finite, rounded, sum);
+    low = select(finite, left, V{});
 }
 
-FUSEDNORM_INLINE void merge_one(double& mean, double& low, double& m2, double count, double other_mean, double other_low,
-                                double other_m2, double other_count) {
-    const double share = other_count / (count + other_count);
-    const double delta = (other_mean - mean) + (other_low - low);
+// a: count values, b: count_b values.
+template <class V>
+FUSEDNORM_INLINE MomentsOf<V> merged(const MomentsOf<V>& a, double count, const MomentsOf<V>& b, double count_b) {
+    const double part = count_b / (count + count_b);
+    const V share = V{} + part, rest = V{} + (1 - part), weight = V{} + count * part;
+    const V delta = (b.mean - a.mean) + (b.low - a.low);
+    MomentsOf<V> r{a.mean, a.low, a.m2 + b.m2 + delta * delta * weight};
+    add_to_mean(r.mean, r.low, delta * share);
     // An infinite value leaves a mean that no difference may be taken of (tests/test_special.py).
-    const double infinite = mean * (1 - share) + other_mean * share;
-    m2 = m2 + other_m2 + delta * delta * (count * share);
-    add_to_mean(mean, low, delta * share);
-    if (!is_finite(delta)) mean = infinite, low = 0;
-}
-
-FUSEDNORM_INLINE void set(Moments m, int64_t i, double mean, double low, double m2) {
-    m.mean[i] = mean, m.low[i] = low, m.m2[i] = m2;
+    const auto finite = is_finite(delta);
+    r.mean = select(finite, r.mean, a.mean * rest + b.mean * share);
+    r.low = select(finite, r.low, V{});
+    return r;
 }
 
 // From the sums of d and d * d over n values around k.
-template <bool Centered>
-FUSEDNORM_INLINE void close_block(double k, double sum, double squares, double n, double& mean, double& low, double& m2) {
-    mean = low = 0;
-    m2 = squares;
-    if constexpr (Centered) {
-        const double offset = sum / n, rest = squares - sum * offset;
-        mean = k;
-        add_to_mean(mean, low, offset);
-        m2 = rest < 0 ? 0 : rest;
+template <bool Centered, class V>
+FUSEDNORM_INLINE MomentsOf<V> closed_block(const V& k, const V& sum, const V& squares, const V& n) {
+    if constexpr (!Centered) return {V{}, V{}, squares};
+    const V offset = sum / n;
+    MomentsOf<V> r{k, V{}, not_negative(squares - sum * offset)};
+    add_to_mean(r.mean, r.low, offset);
+    return r;
+}
+
+FUSEDNORM_INLINE void put(Moments m, int64_t i, const MomentsOf<double>& value) {
+    m.mean[i] = value.mean, m.low[i] = value.low, m.m2[i] = value.m2;
+}
+
+// Sixteen statistics from the i-th on, or the n < 16 that are left.
+FUSEDNORM_INLINE MomentsOf<Lanes<double>> get_lanes(Moments m, int64_t i, int64_t n) {
+    if (n >= kLanes) return {load<double>(m.mean + i), load<double>(m.low + i), load<double>(m.m2 + i)};
+    return {load_some<double>(m.mean + i, n), load_some<double>(m.low + i, n), load_some<double>(m.m2 + i, n)};
+}
+FUSEDNORM_INLINE void put_lanes(Moments m, int64_t i, int64_t n, const MomentsOf<Lanes<double>>& value) {
+    if (n >= kLanes) {
+        store(m.mean + i, value.mean), store(m.low + i, value.low), store(m.m2 + i, value.m2);
+    } else {
+        store_some(m.mean + i, value.mean, n), store_some(m.low + i, value.low, n), store_some(m.m2 + i, value.m2, n);
     }
 }
 
 template <class T, bool Centered>
-FUSEDNORM_INLINE void rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols, double& mean, double& low, double& m2) {
+FUSEDNORM_INLINE MomentsOf<double> rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols) {
     const double first = static_cast<double>(x[0]);
     const double k = Centered && is_finite(first) ? first : 0;
     const Lanes<double> center = broadcast(k);
@@ -67,7 +88,7 @@ FUSEDNORM_INLINE void rows_block(const T* x, int64_t rows, int64_t ld, int64_t c
         for (int64_t c = 0; c < whole; c += kLanes) add(load<double>(x + c));
         if (whole < cols) add(load_some<double>(x + whole, cols - whole, static_cast<T>(k)));
     }
-    close_block<Centered>(k, sum(sums), sum(squares), static_cast<double>(rows * cols), mean, low, m2);
+    return closed_block<Centered>(k, sum(sums), sum(squares), static_cast<double>(rows * cols));
 }
 
 template <class T, bool Centered>
@@ -77,28 +98,25 @@ void moments_rows(const RowsTile& t, Moments out) {
     const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
     for (int64_t s = 0; s < t.stats; ++s) {
         const T* x = static_cast<const T*>(t.x) + s * t.stat_ld;
-        double mean = 0, low = 0, m2 = 0, count = 0;
+        MomentsOf<double> total{0, 0, 0};
+        double count = 0;
         for (int64_t r = 0; r < rows; r += block_rows) {
             const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows;
             for (int64_t c = 0; c < cols; c += block_cols) {
                 const int64_t n_cols = cols - c < block_cols ? cols - c : block_cols;
-                double block_mean, block_low, block_m2;
-                rows_block<T, Centered>(x + r * t.ld + c, n_rows, t.ld, n_cols, block_mean, block_low, block_m2);
+                const auto block = rows_block<T, Centered>(x + r * t.ld + c, n_rows, t.ld, n_cols);
                 const double n = static_cast<double>(n_rows * n_cols);
-                if (count == 0) {
-                    mean = block_mean, low = block_low, m2 = block_m2;
-                } else {
-                    merge_one(mean, low, m2, count, block_mean, block_low, block_m2, n);
-                }
+                total = count == 0 ? block : merged(total, count, block, n);
                 count += n;
             }
         }
-        set(out, s, mean, low, m2);
+        put(out, s, total);
     }
 }
 
 void merge(Moments a, double count_a, Moments b, double count_b, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) merge_one(a.mean[i], a.low[i], a.m2[i], count_a, b.mean[i], b.low[i], b.m2[i], count_b);
+    for (int64_t i = 0; i < n; i += kLanes)
+        put_lanes(a, i, n - i, merged(get_lanes(a, i, n - i), count_a, get_lanes(b, i, n - i), count_b));
 }
 
 void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
@@ -111,17 +129,19 @@ void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
             m2 += in.m2[j];
             plain += in.mean[j];
         }
-        double mean, low, between;
-        const double parts = static_cast<double>(per), first_low = in.low[0];
-        close_block<true>(in.mean[0], sum, squares, parts, mean, low, between);
-        add_to_mean(mean, low, first_low);
-        if (!is_finite(sum)) mean = plain / parts, low = 0;
-        set(out, i, mean, low, m2 + count * between);
+        const double parts = static_cast<double>(per);
+        MomentsOf<double> r = closed_block<true>(in.mean[0], sum, squares, parts);
+        add_to_mean(r.mean, r.low, in.low[0]);
+        if (!is_finite(sum)) r.mean = plain / parts, r.low = 0;
+        put(out, i, {r.mean, r.low, m2 + count * r.m2});
     }
 }
 
-// Rows between two touches of a column's sums, which lie in memory: few enough for the first-level cache's ways.
-constexpr int64_t kStripRows = 16;
+// Rows between two touches of a column's sums, which lie in memory: what they read stays in the first-level cache.
+constexpr int64_t strip_rows(int64_t cols) {
+    constexpr int64_t kValues = 4096, kLeast = 16;
+    return cols * kLeast >= kValues ? kLeast : kValues / cols;
+}
 
 template <class T, bool Centered>
 FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, double* center, double* sums,
@@ -155,19 +175,15 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
             center[c] = is_finite(first) ? first : 0;
             sums[c] = squares[c] = 0;
         }
-        for (int64_t r = 0; r < block; r += kStripRows) {
-            const int64_t strip = block - r < kStripRows ? block - r : kStripRows;
-            cols_strip<T, Centered>(x + r * ld, strip, ld, cols, center, sums, squares);
-        }
-        const double n = static_cast<double>(block), before = static_cast<double>(done);
-        for (int64_t c = 0; c < cols; ++c) {
-            double mean, low, m2;
-            close_block<Centered>(center[c], sums[c], squares[c], n, mean, low, m2);
-            if (done == 0) {
-                set(out, c, mean, low, m2);
-            } else {
-                merge_one(out.mean[c], out.low[c], out.m2[c], before, mean, low, m2, n);
-            }
+        const int64_t strip = strip_rows(cols);
+        for (int64_t r = 0; r < block; r += strip)
+            cols_strip<T, Centered>(x + r * ld, block - r < strip ? block - r : strip, ld, cols, center, sums, squares);
+        const Lanes<double> n = broadcast(static_cast<double>(block));
+        for (int64_t c = 0; c < cols; c += kLanes) {
+            auto value = closed_block<Centered>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
+            if (done > 0)
+                value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, static_cast<double>(block));
+            put_lanes(out, c, cols - c, value);
         }
     }
 }
@@ -183,7 +199,7 @@ void moments_cols(const ColsTile& t, Moments out) {
     double* scratch = t.scratch + 3 * wide;
     moments_wide_cols<T, Centered>(x, folded_rows, wide, wide, scratch, parts);
     const double n = static_cast<double>(folded_rows);
-    for (int64_t c = 0; c < t.cols; ++c) set(out, c, parts.mean[c], parts.low[c], parts.m2[c]);
+    for (int64_t c = 0; c < t.cols; ++c) put(out, c, {parts.mean[c], parts.low[c], parts.m2[c]});
     for (int64_t i = 1; i < fold; ++i) merge(out, n * static_cast<double>(i), parts + i * t.cols, n, t.cols);
     if (left == 0) return;
     moments_wide_cols<T, Centered>(x + folded_rows * wide, left, t.cols, t.cols, scratch, parts);

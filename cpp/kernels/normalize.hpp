@@ -11,43 +11,50 @@ namespace {
 
 // Where the coefficients of a tile come from: each gives sixteen columns' results of the current row.
 // Subtract before scaling: folding center into shift would lose the digits that an offset takes.
+// The pointers are copied: through the tile they would be read again after every store.
 template <class A>
 struct RowCoefs {
-    const NormalizeTile& t;
+    const A *centers, *scales, *shifts;
+    int64_t ld;
     Lanes<A> center, scale, shift;
+    FUSEDNORM_INLINE explicit RowCoefs(const NormalizeTile& t)
+        : centers(static_cast<const A*>(t.center)),
+          scales(static_cast<const A*>(t.scale)),
+          shifts(static_cast<const A*>(t.shift)),
+          ld(t.coef_ld) {}
     FUSEDNORM_INLINE void row(int64_t r) {
-        center = broadcast(static_cast<const A*>(t.center)[r * t.coef_ld]);
-        scale = broadcast(static_cast<const A*>(t.scale)[r * t.coef_ld]);
-        shift = broadcast(static_cast<const A*>(t.shift)[r * t.coef_ld]);
+        center = broadcast(centers[r * ld]), scale = broadcast(scales[r * ld]), shift = broadcast(shifts[r * ld]);
     }
     FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& x, int64_t) const { return (x - center) * scale + shift; }
-    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t, int64_t) const { return (x - center) * scale + shift; }
+    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t, int64_t) const { return whole(x, 0); }
 };
 
 template <class A>
 struct ColCoefs {
-    const NormalizeTile& t;
+    const A *center, *scale, *shift;
+    FUSEDNORM_INLINE explicit ColCoefs(const NormalizeTile& t)
+        : center(static_cast<const A*>(t.center)),
+          scale(static_cast<const A*>(t.scale)),
+          shift(static_cast<const A*>(t.shift)) {}
     FUSEDNORM_INLINE void row(int64_t) {}
     FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& x, int64_t c) const {
-        return (x - load<A>(static_cast<const A*>(t.center) + c)) * load<A>(static_cast<const A*>(t.scale) + c) +
-               load<A>(static_cast<const A*>(t.shift) + c);
+        return (x - load<A>(center + c)) * load<A>(scale + c) + load<A>(shift + c);
     }
     FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t c, int64_t n) const {
-        return (x - load_some<A>(static_cast<const A*>(t.center) + c, n)) *
-                   load_some<A>(static_cast<const A*>(t.scale) + c, n) +
-               load_some<A>(static_cast<const A*>(t.shift) + c, n);
+        return (x - load_some<A>(center + c, n)) * load_some<A>(scale + c, n) + load_some<A>(shift + c, n);
     }
 };
 
 template <class A, class W>
 struct BothCoefs {
     RowCoefs<A> rows;
-    const W *weight, *bias;
-    FUSEDNORM_INLINE explicit BothCoefs(const NormalizeTile& t) : rows{t, {}, {}, {}} {}
+    const W *weights, *biases, *weight = nullptr, *bias = nullptr;
+    int64_t ld;
+    FUSEDNORM_INLINE explicit BothCoefs(const NormalizeTile& t)
+        : rows(t), weights(static_cast<const W*>(t.weight)), biases(static_cast<const W*>(t.bias)), ld(t.affine_ld) {}
     FUSEDNORM_INLINE void row(int64_t r) {
         rows.row(r);
-        weight = static_cast<const W*>(rows.t.weight) + r * rows.t.affine_ld;
-        bias = static_cast<const W*>(rows.t.bias) + r * rows.t.affine_ld;
+        weight = weights + r * ld, bias = biases + r * ld;
     }
     FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& x, int64_t c) const {
         return rows.whole(x, c) * load<A>(weight + c) + load<A>(bias + c);
@@ -61,7 +68,8 @@ template <bool Stream, class In, class Out, class A, class C>
 FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
     const In* x = static_cast<const In*>(t.x);
     Out* y = static_cast<Out*>(t.y);
-    for (int64_t r = 0; r < t.rows; ++r, x += t.x_ld, y += t.y_ld) {
+    const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld;
+    for (int64_t r = 0; r < rows; ++r, x += x_ld, y += y_ld) {
         coefs.row(r);
         const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
             store_some(y + c, coefs.some(load_some<A>(x + c, n), c, n), n);
@@ -70,9 +78,9 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
         if constexpr (Stream) {
             const int64_t past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(y) % kBytes / sizeof(Out));
             const int64_t head = past == 0 ? 0 : kBytes / static_cast<int64_t>(sizeof(Out)) - past;
-            if (head > 0 && head < t.cols) some(0, head), c = head;
+            if (head > 0 && head < cols) some(0, head), c = head;
         }
-        for (; c + kLanes <= t.cols; c += kLanes) {
+        for (; c + kLanes <= cols; c += kLanes) {
             const Lanes<A> value = coefs.whole(load<A>(x + c), c);
             if constexpr (Stream) {
                 stream(y + c, value);
@@ -80,7 +88,7 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
                 store(y + c, value);
             }
         }
-        if (c < t.cols) some(c, t.cols - c);
+        if (c < cols) some(c, cols - c);
     }
 }
 
@@ -97,7 +105,7 @@ FUSEDNORM_INLINE void normalize_with(const NormalizeTile& t, const C& coefs) {
 
 template <class In, class Out, class A>
 void normalize_by_rows(const NormalizeTile& t) {
-    normalize_with<In, Out, A>(t, RowCoefs<A>{t, {}, {}, {}});
+    normalize_with<In, Out, A>(t, RowCoefs<A>(t));
 }
 
 template <class In, class Out, class A>
@@ -110,7 +118,7 @@ void normalize_by_both(const NormalizeTile& t) {
 template <class In, class Out, class A>
 void normalize_by_cols(const NormalizeTile& t) {
     const int64_t fold = t.x_ld == t.cols && t.y_ld == t.cols ? fold_of(t.cols) : 1;
-    if (fold == 1 || t.rows < fold) return normalize_with<In, Out, A>(t, ColCoefs<A>{t});
+    if (fold == 1 || t.rows < fold) return normalize_with<In, Out, A>(t, ColCoefs<A>(t));
     A center[kFoldCols], scale[kFoldCols], shift[kFoldCols];
     const int64_t wide = fold * t.cols, rows = t.rows / fold;
     for (int64_t c = 0, from = 0; c < wide; ++c, from = from + 1 == t.cols ? 0 : from + 1) {
@@ -121,11 +129,11 @@ void normalize_by_cols(const NormalizeTile& t) {
     NormalizeTile folded = t;
     folded.rows = rows, folded.cols = folded.x_ld = folded.y_ld = wide;
     folded.center = center, folded.scale = scale, folded.shift = shift;
-    normalize_with<In, Out, A>(folded, ColCoefs<A>{folded});
+    normalize_with<In, Out, A>(folded, ColCoefs<A>(folded));
     folded.x = static_cast<const In*>(t.x) + rows * wide;
     folded.y = static_cast<Out*>(t.y) + rows * wide;
     folded.rows = 1, folded.cols = (t.rows - rows * fold) * t.cols;
-    if (folded.cols > 0) normalize_with<In, Out, A>(folded, ColCoefs<A>{folded});
+    if (folded.cols > 0) normalize_with<In, Out, A>(folded, ColCoefs<A>(folded));
 }
 
 template <class In, class Out>
