@@ -154,7 +154,7 @@ void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
 
 // Rows between two touches of a column's sums, which lie in memory: what they read stays in the first-level cache.
 constexpr int64_t strip_rows(int64_t cols) {
-    constexpr int64_t kValues = 4096, kLeast = 16;
+    constexpr int64_t kValues = 4096, kLeast = 8;
     return cols * kLeast >= kValues ? kLeast : kValues / cols;
 }
 
@@ -165,7 +165,7 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
         const Lanes<double> k = load<double>(center + c);
         Lanes<double> s = load<double>(sums + c), q = load<double>(squares + c);
         for (int64_t r = 0; r < rows; ++r) {
-            __builtin_prefetch(x + (r + rows) * ld + c);
+            __builtin_prefetch(x + (r + rows) * ld + c, 0, 2);  // the next strip's
             const Lanes<double> d = value_at(x + r * ld + c) - k;
             if constexpr (Centered) s += d;
             q += d * d;
