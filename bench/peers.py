@@ -17,6 +17,7 @@ from cases import EPS, Array, Case, Input, formula, make_input, truth, view
 
 Call = Callable[[], Any]
 SAMPLE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 # What a peer may be off, relative to the largest expected value. NumPy's float32 mean of 3 million pixels is off by 3e-3.
 TOLERANCE = 1e-2
 OWN_TOLERANCE = 2e-6
@@ -188,6 +189,7 @@ def answer(peer: Any, connection: Connection) -> None:
         try:
             if request is None:
                 assert call is not None
+                time.sleep(PAUSE_SECONDS)  # the threads of the peer before may still spin
                 call()  # the first call after a pause wakes the threads
                 connection.send(elapsed(call, loops) / loops)
             else:

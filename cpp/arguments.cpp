@@ -314,6 +314,16 @@ py::ssize_t channel_step(const py::array& a) {
     return 0;
 }
 
+template <class T>
+void read_strided(const void* from, py::ssize_t step, int64_t n, double* to) {
+    const char* p = static_cast<const char*>(from);
+    if (step == sizeof(T)) {
+        std::copy_n(reinterpret_cast<const T*>(p), n, to);
+    } else {
+        for (int64_t i = 0; i < n; ++i) to[i] = *reinterpret_cast<const T*>(p + i * step);
+    }
+}
+
 bool is_plain_float(const py::array& a, Type& type) {
     return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
 }
@@ -340,10 +350,12 @@ void Arguments::channels(const char* argument, py::handle object, const Array& x
         a = dense(a, Type::f64);
         type = Type::f64;
     }
-    const char* p = static_cast<const char*>(a.data());
     const auto step = channel_step(a);
-    for (int64_t i = 0; i < n; ++i, p += step)
-        to[i] = type == Type::f32 ? *reinterpret_cast<const float*>(p) : *reinterpret_cast<const double*>(p);
+    if (type == Type::f32) {
+        read_strided<float>(a.data(), step, n, to);
+    } else {
+        read_strided<double>(a.data(), step, n, to);
+    }
 }
 
 void update_channels(py::handle target, const double* values, int64_t n) {

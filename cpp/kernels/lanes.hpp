@@ -123,6 +123,19 @@ FUSEDNORM_INLINE Lanes<A> not_negative(const Lanes<A>& a) {
     return r;
 }
 
+FUSEDNORM_INLINE Lanes<double> square_root(const Lanes<double>& a) {
+    Lanes<double> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+#if defined(__AVX512F__)
+        r.part[i] = reinterpret_cast<Lanes<double>::Part>(_mm512_maskz_sqrt_pd(0xff, reinterpret_cast<__m512d>(a.part[i])));
+#else
+        for (int j = 0; j < Lanes<double>::kWidth; ++j) r.part[i][j] = __builtin_sqrt(a.part[i][j]);
+#endif
+    }
+    return r;
+}
+
 // The same words for one double.
 FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
 FUSEDNORM_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
@@ -154,43 +167,103 @@ FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
     }
 }
 
+// ---- the first n values of a register's worth; n below 0 means none, n above its width all
+
+#if defined(__AVX512F__)
+template <int Width>
+FUSEDNORM_INLINE uint32_t mask_of(int64_t n) {
+    return n >= Width ? (1u << Width) - 1 : n <= 0 ? 0 : (1u << n) - 1;
+}
+#elif defined(__AVX2__)
+// Lanes below n have all bits on.
+FUSEDNORM_INLINE __m256i mask_of_4(int64_t n) {
+    const int count = n > 8 ? 8 : n < 0 ? 0 : static_cast<int>(n);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FUSEDNORM_INLINE __m256i mask_of_8(int64_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+#endif
+
+template <class Raw, class T>
+FUSEDNORM_INLINE Raw load_part_some(const T* p, int64_t n, T fill) {
+    constexpr int kWidth = static_cast<int>(sizeof(Raw) / sizeof(T));
+    const Raw rest = fill - Raw{};
+#if defined(__AVX512F__)
+    const auto mask = mask_of<kWidth>(n);
+    if constexpr (sizeof(Raw) == 64 && sizeof(T) == 4)
+        return reinterpret_cast<Raw>(_mm512_mask_loadu_ps(reinterpret_cast<__m512>(rest), static_cast<__mmask16>(mask), p));
+    if constexpr (sizeof(Raw) == 64 && sizeof(T) == 8)
+        return reinterpret_cast<Raw>(_mm512_mask_loadu_pd(reinterpret_cast<__m512d>(rest), static_cast<__mmask8>(mask), p));
+    if constexpr (sizeof(Raw) == 32 && sizeof(T) == 4)
+        return reinterpret_cast<Raw>(_mm256_mask_loadu_ps(reinterpret_cast<__m256>(rest), static_cast<__mmask8>(mask), p));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(Raw) == 32 && sizeof(T) == 4) {
+        const __m256i mask = mask_of_4(n);
+        return reinterpret_cast<Raw>(
+            _mm256_blendv_ps(reinterpret_cast<__m256>(rest), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask)));
+    }
+    if constexpr (sizeof(Raw) == 32 && sizeof(T) == 8) {
+        const __m256i mask = mask_of_8(n);
+        return reinterpret_cast<Raw>(
+            _mm256_blendv_pd(reinterpret_cast<__m256d>(rest), _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask)));
+    }
+    if constexpr (sizeof(Raw) == 16 && sizeof(T) == 4) {
+        const __m128i mask = _mm256_castsi256_si128(mask_of_4(n));
+        return reinterpret_cast<Raw>(
+            _mm_blendv_ps(reinterpret_cast<__m128>(rest), _mm_maskload_ps(p, mask), _mm_castsi128_ps(mask)));
+    }
+#endif
+    T buffer[kWidth];
+    __builtin_memcpy(buffer, &rest, sizeof buffer);
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < n && i < kWidth; ++i) buffer[i] = p[i];
+    Raw raw;
+    __builtin_memcpy(&raw, buffer, sizeof raw);
+    return raw;
+}
+
+template <class Raw, class T>
+FUSEDNORM_INLINE void store_part_some(T* p, const Raw& raw, int64_t n) {
+    constexpr int kWidth = static_cast<int>(sizeof(Raw) / sizeof(T));
+#if defined(__AVX512F__)
+    const auto mask = mask_of<kWidth>(n);
+    if constexpr (sizeof(Raw) == 64 && sizeof(T) == 4)
+        return _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), reinterpret_cast<__m512>(raw));
+    if constexpr (sizeof(Raw) == 64 && sizeof(T) == 8)
+        return _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(raw));
+    if constexpr (sizeof(Raw) == 32 && sizeof(T) == 4)
+        return _mm256_mask_storeu_ps(p, static_cast<__mmask8>(mask), reinterpret_cast<__m256>(raw));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(Raw) == 32 && sizeof(T) == 4)
+        return _mm256_maskstore_ps(p, mask_of_4(n), reinterpret_cast<__m256>(raw));
+    if constexpr (sizeof(Raw) == 32 && sizeof(T) == 8)
+        return _mm256_maskstore_pd(p, mask_of_8(n), reinterpret_cast<__m256d>(raw));
+    if constexpr (sizeof(Raw) == 16 && sizeof(T) == 4)
+        return _mm_maskstore_ps(p, _mm256_castsi256_si128(mask_of_4(n)), reinterpret_cast<__m128>(raw));
+#endif
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < n && i < kWidth; ++i) p[i] = raw[i];
+}
+
 // The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, T fill = 0) {
-    T buffer[kLanes];
-#if defined(__AVX512F__)
-    const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
-    if constexpr (sizeof(T) == 4) {
-        _mm512_storeu_ps(buffer, _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, p));
-    } else {
-        const __m512d rest = _mm512_set1_pd(fill);
-        _mm512_storeu_pd(buffer, _mm512_mask_loadu_pd(rest, static_cast<__mmask8>(mask), p));
-        _mm512_storeu_pd(buffer + 8, n > 8 ? _mm512_mask_loadu_pd(rest, static_cast<__mmask8>(mask >> 8), p + 8) : rest);
-    }
-#else
-    store(buffer, broadcast(fill));
-    FUSEDNORM_LANES_LOOP
-    for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
-#endif
-    return load<A>(buffer);
+    using L = Lanes<A>;
+    using Raw = typename VectorOf<T, L::kWidth* static_cast<int>(sizeof(T))>::type;
+    L r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i)
+        r.part[i] = convert_part<typename L::Part>(load_part_some<Raw>(p + i * L::kWidth, n - i * L::kWidth, fill));
+    return r;
 }
 
 template <class T, class A>
 FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
-    T buffer[kLanes];
-    store(buffer, a);
-#if defined(__AVX512F__)
-    const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
-    if constexpr (sizeof(T) == 4) {
-        _mm512_mask_storeu_ps(p, mask, _mm512_loadu_ps(buffer));
-    } else {
-        _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), _mm512_loadu_pd(buffer));
-        if (n > 8) _mm512_mask_storeu_pd(p + 8, static_cast<__mmask8>(mask >> 8), _mm512_loadu_pd(buffer + 8));
-    }
-#else
-    FUSEDNORM_LANES_LOOP
-    for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
-#endif
+    using L = Lanes<A>;
+    using Raw = typename VectorOf<T, L::kWidth* static_cast<int>(sizeof(T))>::type;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) store_part_some(p + i * L::kWidth, convert_part<Raw>(a.part[i]), n - i * L::kWidth);
 }
 
 // Past the caches; p is aligned to kBytes.

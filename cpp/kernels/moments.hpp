@@ -228,35 +228,42 @@ template <class A>
 bool coefficients(const CoefficientsJob& job) {
     constexpr int64_t kChunk = 64;
     A *center = static_cast<A*>(job.center), *scale = static_cast<A*>(job.scale), *shift = static_cast<A*>(job.shift);
+    const int64_t per = job.per, affine_ld = job.affine_ld;
     const double *weight = job.weight, *bias = job.bias;
-    const int64_t per = job.per;
-    bool fits = true;
+    const Lanes<double> count = broadcast(job.count), one = broadcast(1.0);
+    int misfits = 0;
     for (int64_t begin = 0; begin < job.stats; begin += kChunk) {
         const int64_t n = job.stats - begin < kChunk ? job.stats - begin : kChunk;
         const Moments m = job.moments + begin;
-        double rstd[kChunk];
-        for (int64_t i = 0; i < n; ++i) rstd[i] = 1 / __builtin_sqrt(m.m2[i] / job.count + job.eps);
-        for (int64_t i = 0; i < n * per; ++i) {
-            const int64_t s = per == 1 ? i : i / per;
-            const double factor = weight[i * job.affine_ld] * rstd[s];
-            const A rounded = static_cast<A>(m.mean[s]);
-            center[i] = rounded;
+        double rstd[kChunk], lost[kChunk];
+        for (int64_t i = 0; i < n; i += kLanes)
+            store(rstd + i, one / square_root(load_some<double>(m.m2 + i, n - i) / count + job.eps));
+        // An infinite mean was not rounded, and goes through x - center.
+        for (int64_t i = 0; i < n; ++i)
+            lost[i] = is_finite(m.mean[i]) ? (static_cast<double>(static_cast<A>(m.mean[i])) - m.mean[i]) - m.low[i] : 0;
+        const auto make = [&](int64_t i, int64_t s) __attribute__((always_inline)) {
+            const double factor = weight[i * affine_ld] * rstd[s];
+            center[i] = static_cast<A>(m.mean[s]);
             scale[i] = static_cast<A>(factor);
-            // An infinite mean was not rounded, and goes through x - center.
-            const double lost = is_finite(m.mean[s]) ? (static_cast<double>(rounded) - m.mean[s]) - m.low[s] : 0;
-            shift[i] = static_cast<A>(bias[i * job.affine_ld] + lost * factor);
+            shift[i] = static_cast<A>(bias[i * affine_ld] + lost[s] * factor);
             if constexpr (sizeof(A) == 4) {
                 const double size = __builtin_fabs(factor), offset = __builtin_fabs(m.mean[s]);
                 // NaN and infinities compare false: what they give is the same in any arithmetic.
-                const bool extreme = (offset > 0x1p100 && is_finite(offset)) || (size < 0x1p-126 && size > 0) ||
-                                     (size > 0x1p126 && is_finite(size));
-                fits &= !extreme;
+                const bool far = (offset > 0x1p100) & (offset < __builtin_inf());
+                const bool small = (size < 0x1p-126) & (size > 0), large = (size > 0x1p126) & (size < __builtin_inf());
+                misfits |= far | small | large;
             }
+        };
+        if (per == 1) {
+            for (int64_t i = 0; i < n; ++i) make(i, i);
+        } else {
+            for (int64_t s = 0, i = 0; s < n; ++s)
+                for (const int64_t end = i + per; i < end; ++i) make(i, s);
         }
         center += n * per, scale += n * per, shift += n * per;
-        weight += n * per * job.affine_ld, bias += n * per * job.affine_ld;
+        weight += n * per * affine_ld, bias += n * per * affine_ld;
     }
-    return fits;
+    return misfits == 0;
 }
 
 }  // namespace
