@@ -98,14 +98,14 @@ bool same_places(const Array& a, const Array& b) {
     return true;
 }
 
-// Strides of a dense array in the memory order of x: what numpy.empty_like gives.
+// Strides of a dense array in the memory order of x, which is not C's: what numpy.empty_like gives.
 std::vector<py::ssize_t> keep_order(const Array& x, int64_t item) {
     std::vector<int> order(static_cast<size_t>(x.ndim));
     std::iota(order.begin(), order.end(), 0);
     const int flags = proxy(py::reinterpret_borrow<py::array>(x.array))->flags;
-    if (flags & kFortran && !(flags & kContiguous)) {
+    if (flags & kFortran) {
         std::reverse(order.begin(), order.end());
-    } else if (!(flags & kContiguous)) {
+    } else {
         std::stable_sort(order.begin(), order.end(),
                          [&](int i, int j) { return std::abs(x.strides[i]) > std::abs(x.strides[j]); });
     }
@@ -405,6 +405,8 @@ py::array Arguments::values(const char* argument, py::handle object, Type type, 
 Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out,
                std::initializer_list<py::handle> inputs) {
     const auto fresh = [&](const Array& like) {
+        const bool c_order = proxy(py::reinterpret_borrow<py::array>(like.array))->flags & kContiguous;
+        if (c_order) return view_of(new_array(type, like.ndim, like.shape, nullptr), type);
         return view_of(new_array(type, like.ndim, like.shape, keep_order(like, size_of(type)).data()), type);
     };
     if (out.is_none()) {

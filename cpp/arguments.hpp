@@ -91,6 +91,7 @@ private:
 };
 
 Array view_of(py::array array, Type type);
+// strides: null for C order.
 py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides);
 
 }  // namespace fusednorm

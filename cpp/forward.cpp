@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "dispatch.hpp"
 #include "norm.hpp"
@@ -21,11 +22,18 @@ constexpr int64_t kItemValues = 1 << 14;
 constexpr int64_t kStreamBytes = int64_t{24} << 20;
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
+// n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
 template <class T>
-struct Buffer {
-    std::unique_ptr<T[]> memory;
-    explicit Buffer(int64_t n) : memory(n > 0 ? new T[static_cast<size_t>(n)] : nullptr) {}
-    T* at(int64_t i) { return memory.get() + i; }
+class Buffer {
+public:
+    Buffer(Buffer&&) = delete;
+    explicit Buffer(int64_t n) : heap(n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr) {}
+    T* at(int64_t i) { return (heap ? heap.get() : reinterpret_cast<T*>(in_place)) + i; }
+
+private:
+    static constexpr int64_t kInPlace = 2048 / sizeof(T);
+    alignas(64) char in_place[2048];
+    std::unique_ptr<T[]> heap;
 };
 
 struct Coefficients {
@@ -86,7 +94,7 @@ private:
     Type x_type;  // as the kernels see it
     bool single;  // float arithmetic, where the numbers fit
     bool down, stream;
-    Buffer<float> narrow{0};
+    std::vector<float> narrow;
     const void *row_weight, *row_bias;  // Coefs::both: of weight_type()
     int threads;
     int64_t units, n, values, channels;
@@ -95,10 +103,10 @@ private:
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
         const int64_t n_channels = op_channels();
-        narrow = Buffer<float>(2 * n_channels);
-        std::copy_n(static_cast<const double*>(op.weight), n_channels, narrow.at(0));
-        std::copy_n(static_cast<const double*>(op.bias), n_channels, narrow.at(n_channels));
-        row_weight = narrow.at(0), row_bias = narrow.at(n_channels);
+        const auto *weight = static_cast<const double*>(op.weight), *bias = static_cast<const double*>(op.bias);
+        narrow.assign(weight, weight + n_channels);
+        narrow.insert(narrow.end(), bias, bias + n_channels);
+        row_weight = narrow.data(), row_bias = narrow.data() + n_channels;
     }
 
     int64_t op_channels() const {
@@ -328,7 +336,7 @@ private:
 
     void pooled() {
         const int64_t segments = plan.segments();
-        Buffer<double> partial(units * segments * n * 3), results(op.moments.mean ? 0 : units * n * 3);
+        Buffer<double> partial(units * segments * n * 3);
         Buffer<char> memory(op.y ? units * channels * 24 : 0);
         Buffer<Coefficients> coefficients(units);
         Memory each = make_memory(threads, false);
