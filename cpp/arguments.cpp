@@ -277,8 +277,22 @@ int64_t Arguments::integer(const char* argument, py::handle object) const {
     return value;
 }
 
-int Arguments::axis(const char* argument, py::handle object, int ndim) const {
-    const int64_t value = integer(argument, object);
+std::vector<int64_t> Arguments::integers(const char* argument, py::handle object) const {
+    // An array is both an index and a sequence, if it has dimensions.
+    const bool is_sequence = PySequence_Check(object.ptr()) && PySequence_Size(object.ptr()) >= 0;
+    PyErr_Clear();
+    std::vector<int64_t> values;
+    if (is_sequence) {
+        for (py::handle one : py::reinterpret_borrow<py::sequence>(object)) values.push_back(integer(argument, one));
+    } else if (PyIndex_Check(object.ptr())) {
+        values.push_back(integer(argument, object));
+    } else {
+        type_error(argument, "an integer or a sequence of integers", text_of(object));
+    }
+    return values;
+}
+
+int Arguments::axis(const char* argument, int64_t value, int ndim) const {
     if (value < -ndim || value >= ndim)
         value_error(argument, "an axis of an array of " + std::to_string(ndim) + " dimensions", std::to_string(value));
     return static_cast<int>(value < 0 ? value + ndim : value);

@@ -59,7 +59,8 @@ public:
     double real(const char* argument, py::handle object) const;
     double eps(py::handle object) const;
     int64_t integer(const char* argument, py::handle object) const;
-    int axis(const char* argument, py::handle object, int ndim) const;
+    std::vector<int64_t> integers(const char* argument, py::handle object) const;  // one, or a sequence of them
+    int axis(const char* argument, int64_t value, int ndim) const;                 // counted from the front
     void absent(const char* argument, py::handle object) const;
 
     // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.

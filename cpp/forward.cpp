@@ -74,6 +74,7 @@ public:
         }
         row_weight = op.weight, row_bias = op.bias;
         if (plan.coefs == Coefs::both && !op.rows_only && single) narrow_weights();
+        if (!op.given && !down && plan.units.n > 0 && !one_row()) ahead = threads * plan.units.last().x * size_of(op.x_type);
         channels = down ? n : batch;
         if (!down && plan.coefs == Coefs::rows)
             for (int i = 0; i < plan.write.rows.n; ++i)
@@ -99,6 +100,7 @@ private:
     int threads;
     int64_t units, n, values, channels;
     int64_t batch = 1, batches = 1;
+    int64_t ahead = 2048;
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
@@ -237,7 +239,7 @@ private:
     void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
         NormalizeTile t{};
         t.x = read(plan.write, p, w, t.x_ld);
-        t.rows = p.rows, t.cols = p.cols, t.stream = stream;
+        t.rows = p.rows, t.cols = p.cols, t.stream = stream, t.ahead = ahead;
         char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
         t.y = pack_y() ? w.y : y;
         t.y_ld = pack_y() ? p.cols : p.row.y;

@@ -64,7 +64,7 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     if (x.ndim == 0 || (spec.pool_outer && x.ndim == 1))
         check.value_error("x", spec.pool_outer ? "at least 2 dimensions" : "at least 1 dimension",
                           "shape " + text_of(x.shape, x.ndim));
-    const int channel_axis = check.axis("channel_axis", a.channel_axis, x.ndim);
+    const int channel_axis = check.axis("channel_axis", check.integer("channel_axis", a.channel_axis), x.ndim);
     const int64_t channels = x.shape[channel_axis];
     if (num_groups) {
         const int64_t groups = check.integer("num_groups", num_groups);
@@ -170,15 +170,7 @@ struct Rowwise {
 
 // How many trailing dimensions normalized_shape names.
 int trailing(const Arguments& check, py::handle normalized_shape, const Array& x) {
-    std::vector<py::ssize_t> sizes;
-    if (PyIndex_Check(normalized_shape.ptr())) {
-        sizes.push_back(check.integer("normalized_shape", normalized_shape));
-    } else if (PySequence_Check(normalized_shape.ptr())) {
-        for (py::handle size : py::reinterpret_borrow<py::sequence>(normalized_shape))
-            sizes.push_back(check.integer("normalized_shape", size));
-    } else {
-        check.type_error("normalized_shape", "an integer or a sequence of integers", text_of(normalized_shape));
-    }
+    const std::vector<int64_t> sizes = check.integers("normalized_shape", normalized_shape);
     const int n = static_cast<int>(sizes.size());
     if (n == 0) check.value_error("normalized_shape", "at least one dimension", text_of(normalized_shape));
     if (n > x.ndim || !std::equal(sizes.begin(), sizes.end(), x.shape + x.ndim - n))
@@ -227,18 +219,11 @@ py::object rms_norm(const py::handle* a) {
 
 std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim) {
     std::vector<bool> reduced(static_cast<size_t>(ndim), axis.is_none());
-    const auto add = [&](py::handle one) {
+    if (axis.is_none()) return reduced;
+    for (const int64_t one : check.integers("axis", axis)) {
         const auto i = static_cast<size_t>(check.axis("axis", one, ndim));
         if (reduced[i]) check.value_error("axis", "each axis once", text_of(axis));
         reduced[i] = true;
-    };
-    if (axis.is_none()) return reduced;
-    if (PyIndex_Check(axis.ptr())) {
-        add(axis);
-    } else if (PySequence_Check(axis.ptr())) {
-        for (py::handle one : py::reinterpret_borrow<py::sequence>(axis)) add(one);
-    } else {
-        check.type_error("axis", "None, an integer or a sequence of integers", text_of(axis));
     }
     return reduced;
 }

@@ -221,3 +221,11 @@ def test_no_copy_of_what_can_be_read_in_place():
     x = np.broadcast_to(np.float32([[1], [3]]), (2, 2**29))
     mean, var = fn.moments(x)
     assert (mean, var) == (2, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), [3, 4], np.array([3, 4]), np.array([3, 4], np.int32)], ids=repr)
+def test_normalized_shape_is_any_sequence(shape, rng):
+    x = cases.draw(rng, (2, 3, 4))
+    np.testing.assert_array_equal(fn.layer_norm(x, shape), fn.layer_norm(x.reshape(2, 12), 12).reshape(x.shape))
+    np.testing.assert_array_equal(fn.rms_norm(x, np.array(4)), fn.rms_norm(x, 4))
+    assert fn.moments(x, np.array([0, 1])).mean.shape == (4,)

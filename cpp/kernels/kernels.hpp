@@ -72,6 +72,7 @@ struct NormalizeTile {
     int64_t coef_ld;  // rows, both: step from one row's coefficients to the next
     const void *weight, *bias;
     int64_t affine_ld;  // both: step from one row's weight and bias to the next
+    int64_t ahead;      // x is asked for so many bytes ahead
     bool stream;        // write past the caches
 };
 

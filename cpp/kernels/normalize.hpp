@@ -68,7 +68,7 @@ template <bool Stream, class In, class Out, class A, class C>
 FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
     const In* x = static_cast<const In*>(t.x);
     Out* y = static_cast<Out*>(t.y);
-    const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld;
+    const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld, ahead = t.ahead;
     for (int64_t r = 0; r < rows; ++r, x += x_ld, y += y_ld) {
         coefs.row(r);
         const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
@@ -81,6 +81,7 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
             if (head > 0 && head < cols) some(0, head), c = head;
         }
         for (; c + kLanes <= cols; c += kLanes) {
+            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
             const Lanes<A> value = coefs.whole(load<A>(x + c), c);
             if constexpr (Stream) {
                 stream(y + c, value);
