@@ -3,6 +3,7 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -58,6 +59,31 @@ const bool started = [] {
     return true;
 }();
 
+// A worker that finds itself on the caller's core moves to another one. The scheduler leaves it there, since its cache is
+// warm: then the two take turns, and the caller's waiting is the time that the worker lacks. Measured on two cores: layer norm
+// (128,384) 130 us so, 20 us once they are apart. The set of cores allowed stays as it was.
+void leave_core(int core) {
+#if defined(__linux__)
+    if (core < 0 || sched_getcpu() != core) return;
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR(static_cast<size_t>(core), &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)core;
+#endif
+}
+
+int current_core() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
 }  // namespace
 
 int get_num_threads() {
@@ -87,8 +113,10 @@ void parallel_for(int64_t items, int threads, Body body, void* context) {
     }
     std::atomic<int64_t> next{0};
     std::atomic<int> slots{0};
+    const int core = current_core();
 #pragma omp parallel num_threads(static_cast<int>(std::min<int64_t>(threads, items)))
     {
+        if (omp_get_thread_num() != 0) leave_core(core);
         const int slot = slots.fetch_add(1, std::memory_order_relaxed);
         for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(context, item, slot);
     }
