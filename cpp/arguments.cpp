@@ -80,9 +80,7 @@ private:
 // A dense copy in C order; the array itself where it is one already.
 py::array dense(const py::array& a, Type type) {
     const QuietCasts quiet;
-    const py::object native =
-        a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = false);
-    return numpy().attr("ascontiguousarray")(native).attr("reshape")(a.attr("shape"));
+    return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = false);
 }
 
 bool overlap(const Array& a, const Array& b) {
