@@ -63,7 +63,8 @@ Array Arguments::input(const char* argument, py::handle object) const {
     py::array a = convert(argument, object);
     Type type;
     if (!type_of(a.dtype(), type))
-        type_error(argument, "a bool, integer, float16, bfloat16, float32 or float64 array", "dtype " + std::string(py::str(a.dtype())));
+        type_error(argument, "a bool, integer, float16, bfloat16, float32 or float64 array",
+                   "dtype " + std::string(py::str(a.dtype())));
     if (is_odd(a)) a = native_copy(a);
     return view_of(std::move(a), type);
 }

@@ -53,11 +53,7 @@ Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memo
 class Forward {
 public:
     explicit Forward(const Operation& operation)
-        : op(operation),
-          plan(make_plan(op)),
-          k(kernels()),
-          tiles(op, plan, k),
-          exact(is_small_integer(op.x_type)) {
+        : op(operation), plan(make_plan(op)), k(kernels()), tiles(op, plan, k), exact(is_small_integer(op.x_type)) {
         units = plan.units.size();
         down = plan.direction == Direction::down;
         n = down ? plan.read.cols.size : 1;
@@ -73,7 +69,8 @@ public:
         }
         if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
         // x of this unit is in the cache: what the next one's sums will read is asked for, while the results are written.
-        if (!op.given && !down && plan.units.n > 0 && !one_row()) tiles.ahead = threads * plan.units.last().x * size_of(op.x_type);
+        if (!op.given && !down && plan.units.n > 0 && !one_row())
+            tiles.ahead = threads * plan.units.last().x * size_of(op.x_type);
         channels = down ? n : batch;
         if (!down && plan.coefs == Coefs::rows)
             for (int i = 0; i < plan.write.rows.n; ++i)
@@ -243,8 +240,14 @@ private:
 
     void add_terms(const Piece& p) const {
         const auto at = [&](const void* term, Type type) { return static_cast<const char*>(term) + p.at.x * size_of(type); };
-        const SumTile tile{at(op.terms[0], op.x_type), at(op.terms[1], op.term_type), const_cast<char*>(at(op.x, op.x_type)),
-                           p.rows, p.cols, p.row.x, p.row.x, p.row.x};
+        const SumTile tile{at(op.terms[0], op.x_type),
+                           at(op.terms[1], op.term_type),
+                           const_cast<char*>(at(op.x, op.x_type)),
+                           p.rows,
+                           p.cols,
+                           p.row.x,
+                           p.row.x,
+                           p.row.x};
         k.sum[static_cast<int>(op.x_type)][op.term_type == op.x_type ? 0 : 1](tile);
     }
 

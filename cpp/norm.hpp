@@ -31,7 +31,8 @@ struct Operation {
     const void* r = nullptr;
     Type r_type = Type::f32;
     Activation activation = Activation::none;
-    // x is the sum of these two, which is written first. All three are dense and lie alike; the second term is of x_type or f64.
+    // x is the sum of these two, which is written first. All three are dense and lie alike; the second term is of x_type or
+    // f64.
     const void* terms[2] = {nullptr, nullptr};
     Type term_type = Type::f32;
     bool centered = true;

@@ -33,8 +33,8 @@ void sort_by_memory(Axes& axes) {
 
 bool one_run(const Axis& outer, const Axis& inner) {
     return outer.x == inner.x * inner.size && outer.y == inner.y * inner.size && outer.r == inner.r * inner.size &&
-           outer.stat == inner.stat * inner.size && outer.affine == inner.affine * inner.size && (outer.stat == 0) == (inner.stat == 0) &&
-           (outer.affine == 0) == (inner.affine == 0);
+           outer.stat == inner.stat * inner.size && outer.affine == inner.affine * inner.size &&
+           (outer.stat == 0) == (inner.stat == 0) && (outer.affine == 0) == (inner.affine == 0);
 }
 
 void merge_runs(Axes& axes) {

@@ -13,8 +13,8 @@ enum class Direction { along, down };
 struct Tiling {
     Axes rows;
     Axis cols = kNoAxis;
-    int64_t chunk = 1;                    // columns taken at once along a row
-    int64_t chunks = 1;                   // pieces of a row
+    int64_t chunk = 1;   // columns taken at once along a row
+    int64_t chunks = 1;  // pieces of a row
     // Where x and y are contiguous along different axes, the columns and the last rows, a piece has so many rows; else 0.
     int64_t block = 0;
     bool pack_x = false, pack_y = false, pack_r = false;  // the columns are not contiguous, or the loops do not read the type
@@ -38,9 +38,9 @@ struct Plan {
     int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
 };
 
-constexpr int64_t kChunk = 8192;       // values of a row that one kernel call takes
-constexpr int64_t kPanel = 2048;       // columns of a unit, where columns are independent statistics
-constexpr int64_t kPackValues = 8192;  // values packed at once: 64 KiB of doubles, half of a small second-level cache
+constexpr int64_t kChunk = 8192;        // values of a row that one kernel call takes
+constexpr int64_t kPanel = 2048;        // columns of a unit, where columns are independent statistics
+constexpr int64_t kPackValues = 8192;   // values packed at once: 64 KiB of doubles, half of a small second-level cache
 constexpr int64_t kBlockValues = 2048;  // values of a piece of kBlockLast rows at most, where x and y lie differently
 constexpr int64_t kBlockLast = 32;
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment

@@ -32,8 +32,7 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
     const py::array a = py::reinterpret_borrow<py::array>(out);
     Type out_type = Type::boolean;
     if (!type_of(a.dtype(), out_type) || out_type != type)
-        arguments.type_error("out", std::string("dtype ") + name_of(type),
-                             "dtype " + std::string(py::str(a.dtype())));
+        arguments.type_error("out", std::string("dtype ") + name_of(type), "dtype " + std::string(py::str(a.dtype())));
     if (a.ndim() != x.ndim || !std::equal(x.shape, x.shape + x.ndim, a.shape()))
         arguments.value_error("out", "shape " + text_of(x.shape, x.ndim),
                               "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
@@ -56,6 +55,5 @@ py::object Result::finish() {
     numpy().attr("copyto")(target, view.array);
     return target;
 }
-
 
 }  // namespace fusednorm

@@ -32,7 +32,8 @@ Tiles::Tiles(const Operation& operation, const Plan& plan_, const Kernels& kerne
 int64_t Tiles::packed_bytes() const {
     const bool x = plan.read.pack_x || plan.write.pack_x;
     const int64_t of_x = std::max({kPackValues, plan.read.chunk, plan.write.chunk});
-    return (x ? of_x * size_of(x_type) : 0) + (plan.write.pack_y ? kBlockValues * 8 : 0) + (plan.write.pack_r ? kBlockValues * 8 : 0);
+    return (x ? of_x * size_of(x_type) : 0) + (plan.write.pack_y ? kBlockValues * 8 : 0) +
+           (plan.write.pack_r ? kBlockValues * 8 : 0);
 }
 
 void Tiles::place_packed(Workspace& w, char* memory) const {
@@ -119,9 +120,11 @@ void Tiles::through_double(const Piece& p, NormalizeTile& t, void* y, int64_t y_
     t.y = values, t.y_ld = t.cols;
     k.normalize[static_cast<int>(x_type)][static_cast<int>(Precision::f64)][static_cast<int>(plan.coefs)](t);
     if (op.r) add_residual(p, values, w);
+    const auto activate = k.activate[static_cast<int>(op.activation)][op.y_type == Type::f64 ? 1 : 0];
+    if (activate) activate(values, p.rows * p.cols);
     FinishTile f{values, y, p.rows, p.cols, p.cols, y_ld, stream};
     if (f.y_ld == f.cols) f.cols *= f.rows, f.rows = 1;
-    k.finish[static_cast<int>(op.y_type)][static_cast<int>(op.activation)](f);
+    k.finish[static_cast<int>(op.y_type)](f);
 }
 
 void Tiles::add_residual(const Piece& p, double* t, const Workspace& w) const {

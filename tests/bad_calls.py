@@ -65,11 +65,13 @@ class Broken:
 
 # ---- x
 
-for kind in ("complex64", "complex128", "object", "float16", "datetime64[s]", "timedelta64[s]"):
-    refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", f"dtype {re.escape(kind)}", np.zeros(SHAPE, kind))
-refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", "dtype float128|dtype longdouble", np.zeros(SHAPE, "g"))
-refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", "dtype <U1", np.full(SHAPE, "a"))
-refused(EVERY, "x", TypeError, "bool, integer, float32 or float64", r"dtype \[\('f0'", np.zeros(SHAPE, "f4,f4"))
+DTYPES = "bool, integer, float16, bfloat16, float32 or float64"
+
+for kind in ("complex64", "complex128", "object", "datetime64[s]", "timedelta64[s]"):
+    refused(EVERY, "x", TypeError, DTYPES, f"dtype {re.escape(kind)}", np.zeros(SHAPE, kind))
+refused(EVERY, "x", TypeError, DTYPES, "dtype float128|dtype longdouble", np.zeros(SHAPE, "g"))
+refused(EVERY, "x", TypeError, DTYPES, "dtype <U1", np.full(SHAPE, "a"))
+refused(EVERY, "x", TypeError, DTYPES, r"dtype \[\('f0'", np.zeros(SHAPE, "f4,f4"))
 refused(EVERY, "x", TypeError, "an array", "None", None)
 refused(EVERY, "x", ValueError, r"what numpy\.asarray reads", "list", [[1.0, 2.0], [3.0]])
 refused(EVERY, "x", TypeError, r"what numpy\.asarray reads", "Broken", Broken())
@@ -134,7 +136,7 @@ for name, other in (("running_mean", "running_var"), ("running_var", "running_me
     for value in ([0.0] * 4, (0.0,) * 4):
         refused(RUNNING, name, TypeError, in_place, re.escape(repr(value)), value, **{other: np.ones(4)})
 
-# ---- out, dtype, and what is not there yet
+# ---- out, dtype, activation, residual
 
 for shape in ((2, 4, 7), (2, 24), (1, 2, 4, 6), (2, 4, 1), ()):
     refused(NORMS, "out", ValueError, r"shape \(2, 4, 6\)", shape_of(zeros(*shape)), zeros(*shape))
@@ -146,10 +148,15 @@ refused(NORMS, "out", TypeError, r"a numpy\.ndarray", "list", zeros(*SHAPE).toli
 refused(NORMS, "out", ValueError, "a writeable array", "read-only", read_only(zeros(*SHAPE)))
 repeating = np.lib.stride_tricks.as_strided(zeros(6), SHAPE, (0, 0, 4))
 refused(NORMS, "out", ValueError, "elements do not share memory", "stride of 0", repeating)
-for dtype in (np.int32, "f2", bool, "complex64", "nonsense", 3):
-    refused(EVERY, "dtype", TypeError, "float32 or float64", re.escape(repr(dtype)), dtype)
-refused(NORMS, "activation", NotImplementedError, "None", "relu", "relu")
-refused(NORMS, "residual", NotImplementedError, "None", "array", zeros(*SHAPE))
+for dtype in (np.int32, "g", bool, "complex64", "nonsense", 3):
+    refused(EVERY, "dtype", TypeError, "float16, bfloat16 .*, float32 or float64", re.escape(repr(dtype)), dtype)
+for activation in ("ReLU", "", "swish", "gelu_erf"):
+    refused(NORMS, "activation", ValueError, "one of None, 'relu', .*'leaky_relu'", re.escape(repr(activation)), activation)
+for activation in (1, b"relu", True, ["relu"]):
+    refused(NORMS, "activation", TypeError, "one of None, 'relu', .*'leaky_relu'", re.escape(repr(activation)), activation)
+for shape in ((2, 4, 7), (4, 6), (1, 4, 6), (2, 4, 1), ()):
+    refused(NORMS, "residual", ValueError, r"the shape of x, \(2, 4, 6\)", shape_of(zeros(*shape)), zeros(*shape))
+refused(NORMS, "residual", TypeError, "bool, integer, float16", "dtype complex64", np.zeros(SHAPE, "c8"))
 
 # ---- moments
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import fusednorm as fn
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -97,7 +98,9 @@ WRITABLE = (*DENSE, "padded", "stepped")
 SHORT = (*range(1, 71), *range(127, 131))
 EDGES = (*SHORT, *(e + d for e in (256, 4096, 8192, 65536) for d in (-1, 0, 1)), 65_792, 131_073)
 
-FLOATS = (np.float32, np.float64)
+WIDE = (np.float32, np.float64)
+HALVES = (np.float16, ml_dtypes.bfloat16)
+FLOATS = (*WIDE, *HALVES)
 INTEGERS = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 
 CHANNEL_NORMS = ("batch", "batch eval", "group", "instance", "instance eval")
@@ -106,7 +109,8 @@ NORMS = (*CHANNEL_NORMS, *ROW_NORMS)
 BY_SAMPLE = ("group", "instance", "layer", "rms")
 
 every_norm = pytest.mark.parametrize("norm", NORMS)
-every_float = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
+every_float = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64", "float16", "bfloat16"])
+every_wide = pytest.mark.parametrize("dtype", WIDE, ids=["float32", "float64"])
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ def make_call(norm, x, rng, *, affine=True, channel_axis=1, **changes):
 def draw(rng, shape, dtype=np.float32):
     """Return values with mean 3 and standard deviation 2; integers and bool use what range they have."""
     dtype = np.dtype(dtype)
-    if dtype.kind == "f":
+    if dtype in FLOATS:
         return rng.normal(3, 2, shape).astype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.3

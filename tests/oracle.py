@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 EPS64 = np.finfo(np.float64).eps
 
 
 def widen(x):
-    """Float64 for float32, else longdouble: rounding in the reference does not count."""
+    """Float64 for float32 and half precision, else longdouble: rounding in the reference does not count."""
     x = np.asarray(x)
-    return x.astype(np.float64 if x.dtype == np.float32 else np.longdouble)
+    is_narrow = x.dtype in (np.float32, np.float16, ml_dtypes.bfloat16)
+    return x.astype(np.float64 if is_narrow else np.longdouble)
 
 
 def moments(x, axes):
@@ -62,7 +64,8 @@ def norm(x, statistics, eps, weight, bias, dtype, count):
 
     With ``z = (y - bias) / weight`` the tolerance is ``unit * max(1, |z|) * |weight| + eps(dtype) * |bias|``, where eps is
     the dtype's (two roundings of the bias), and unit is 2e-6 for float32: the promise of the README, whatever the
-    sizes of x, mean and eps. For float64 unit is `sums_unit`: statistics that stay float64 carry the errors of their sums.
+    sizes of x, mean and eps. Half precision adds the rounding of the result, eps / 2. For float64 unit is `sums_unit`:
+    statistics that stay float64 carry the errors of their sums.
     """
     x, weight, bias = widen(x), np.asarray(weight, np.longdouble), np.asarray(bias, np.longdouble)
     origin, offset, var = statistics
@@ -76,9 +79,10 @@ def sums_unit(count):
 
 
 def norm_tolerance(z, weight, bias, dtype, count=1):
-    info = np.finfo(dtype)
-    unit = 2e-6 if dtype == np.float32 else sums_unit(count)
-    return unit * np.maximum(1, np.abs(z)) * np.abs(weight) + info.eps * np.abs(bias) + info.smallest_subnormal
+    info = ml_dtypes.finfo(dtype)
+    eps = float(info.eps)
+    unit = sums_unit(count) if dtype == np.float64 else 2e-6 + (0 if dtype == np.float32 else eps / 2)
+    return unit * np.maximum(1, np.abs(z)) * np.abs(weight) + eps * np.abs(bias) + float(info.smallest_subnormal)
 
 
 def mean_and_var(x, axes, dtype, ddof=0, keepdims=False):
@@ -102,9 +106,9 @@ def mean_and_var(x, axes, dtype, ddof=0, keepdims=False):
 
 
 def _rounded(value, error, dtype):
-    info = np.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        value = np.where(np.abs(value) > info.max, np.sign(value) * np.inf, value)
+        value = np.where(np.abs(value) > float(info.max), np.sign(value) * np.inf, value)
         # A hair over half a unit, for values whose float64 neighbours round to both sides.
-        tolerance = info.eps * (0.5 + 1e-6) * np.abs(value) + error.reshape(value.shape) + info.smallest_subnormal
+        tolerance = float(info.eps) * (0.5 + 1e-6) * np.abs(value) + error.reshape(value.shape) + float(info.smallest_subnormal)
     return Expected(value, tolerance)

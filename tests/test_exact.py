@@ -13,7 +13,7 @@ CENTERED = tuple(norm for norm in cases.NORMS if norm != "rms")
 
 
 @cases.every_norm
-@cases.every_float
+@cases.every_wide
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 @pytest.mark.parametrize("offset", [1, 1e2, 1e4, 1e5, 1e6])
 def test_mean_far_above_deviation(norm, dtype, layout, offset, rng):
@@ -25,7 +25,7 @@ def test_mean_far_above_deviation(norm, dtype, layout, offset, rng):
 
 
 @pytest.mark.parametrize("offset", [1, 1e2, 1e4, 1e6, 1e8])
-@cases.every_float
+@cases.every_wide
 def test_moments_with_mean_far_above_deviation(offset, dtype, rng):
     x = (offset + rng.standard_normal((3000, 40))).astype(dtype)
     for axis, order in itertools.product(((0,), (1,), (0, 1)), "CF"):
@@ -35,7 +35,7 @@ def test_moments_with_mean_far_above_deviation(offset, dtype, rng):
 
 
 @pytest.mark.parametrize("v", [4e4, 8e4, 1e6])
-@cases.every_float
+@cases.every_wide
 def test_four_steps_on_an_offset(v, dtype):
     rows = np.tile(np.array([v, v + 1, v + 2, v + 3], dtype), (5, 1))
     expected = np.array([-1.3416355, -0.4472118, 0.4472118, 1.3416355])
@@ -56,7 +56,7 @@ CONSTANTS = (14.62, 100, 1e10, 1 / 3)
 
 @pytest.mark.parametrize("norm", CENTERED)
 @pytest.mark.parametrize("constant", CONSTANTS)
-@cases.every_float
+@cases.every_wide
 def test_constant_gives_exactly_bias(norm, constant, dtype, rng):
     for shape, layout in itertools.product(((3, 6, 7), (300, 4, 5), (2, 2, 70_001)), ("C", "F", "channels-last", "stepped")):
         x = cases.LAYOUTS[layout](np.full(shape, constant, dtype))
@@ -68,7 +68,7 @@ def test_constant_gives_exactly_bias(norm, constant, dtype, rng):
 
 
 @pytest.mark.parametrize("constant", [*CONSTANTS, 1e-40, 1e30, -7.1])
-@cases.every_float
+@cases.every_wide
 def test_constant_has_exactly_no_variance(constant, dtype):
     for n, order in itertools.product((1, 2, 3, 17, 1000, 4097, 70_001), "CF"):
         x = np.full((n, 3), constant, dtype, order)
@@ -78,7 +78,7 @@ def test_constant_has_exactly_no_variance(constant, dtype):
             np.testing.assert_array_equal(var, np.zeros(var.shape))
 
 
-@cases.every_float
+@cases.every_wide
 def test_constant_channel_leaves_exact_running_statistics(dtype):
     mean, var = np.zeros(2), np.ones(2)
     fn.batch_norm(np.full((5, 2, 9), 14.62, dtype), mean, var, training=True, momentum=1)
@@ -183,7 +183,7 @@ def test_moments_with_one_huge_outlier_first(outlier, rng):
 
 
 @cases.every_norm
-@cases.every_float
+@cases.every_wide
 @pytest.mark.parametrize("slope", [1, -1, 1000])
 def test_ramps(norm, dtype, slope, rng):
     for shape in ((3, 6, 50), (700, 2, 3), (2, 2, 9000)):
@@ -192,7 +192,7 @@ def test_ramps(norm, dtype, slope, rng):
         call.reference(x).check(call.run(x))
 
 
-@cases.every_float
+@cases.every_wide
 def test_moments_of_ramps(dtype):
     for n in (100, 4097, 70_001, 1_000_000):
         x = np.arange(n, dtype=dtype)

@@ -23,6 +23,8 @@ API = {
     "* channel_axis=1 residual=None activation=None dtype=None out=None",
     "instance_norm": "x / running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1 eps=1e-05 "
     "* channel_axis=1 residual=None activation=None dtype=None out=None",
+    "add_layer_norm": "x / residual normalized_shape weight=None bias=None eps=1e-05 * out=None",
+    "add_rms_norm": "x / residual normalized_shape weight=None eps=None * out=None",
     "moments": "x axis=None * ddof=0 keepdims=False dtype=None",
     "set_num_threads": "n",
     "get_num_threads": "",

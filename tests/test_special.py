@@ -16,7 +16,7 @@ def trap_everything():
 
 
 @cases.every_norm
-@cases.every_float
+@cases.every_wide
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_bad_values_do_not_trap(norm, dtype, bad, rng):
     for layout in ("C", "channels-last", "stepped"):
@@ -69,7 +69,7 @@ def test_float64_values_beyond_the_range_of_float32(norm, rng):
     call.reference(x, np.float32).check(call.run(x, dtype=np.float32))
 
 
-@cases.every_float
+@cases.every_wide
 def test_moments_do_not_trap(dtype):
     for x in (
         [np.nan, 1],

@@ -40,7 +40,7 @@ def agree(got, wanted, dtype, scale=4):
 
 
 @cases.every_norm
-@cases.every_float
+@cases.every_wide
 @pytest.mark.parametrize("layout", ["C", "F", "channels-last", "stepped", "same samples"])
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
 def test_norm(norm, dtype, layout, affine, rng):
@@ -54,7 +54,7 @@ def test_norm(norm, dtype, layout, affine, rng):
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("momentum", [0.1, 0.3, 1.0, 0.0])
-@cases.every_float
+@cases.every_wide
 def test_running_statistics(norm, momentum, dtype, rng):
     ours, theirs = (
         [np.zeros(6, dtype), np.ones(6, dtype)],
@@ -68,7 +68,7 @@ def test_running_statistics(norm, momentum, dtype, rng):
         np.testing.assert_allclose(a, b, rtol=1e-6 if dtype == np.float32 else 1e-12)
 
 
-@cases.every_float
+@cases.every_wide
 def test_positions(dtype, rng):
     """Called without a keyword, both mean the same."""
     x, weight, bias = cases.draw(rng, (3, 6, 4, 5), dtype), *rng.normal(1, 0.5, (2, 6))
@@ -96,7 +96,7 @@ def test_names_and_defaults_are_those_of_torch(name):
     assert all(a.default == b.default for a, b in zip(ours, theirs, strict=True) if b.default is not b.empty)
 
 
-@cases.every_float
+@cases.every_wide
 def test_default_eps_of_rms_norm(dtype):
     """Values of the size of sqrt(eps), so that eps decides."""
     x = np.full((2, 8), np.sqrt(np.finfo(dtype).eps), dtype)

@@ -18,42 +18,38 @@ void add(const AddTile& tile) {
     }
 }
 
-// Functions that round on their way are given the precision of the result; the others round as they are stored.
-template <class T, Activation K>
-using Activated = std::conditional_t<std::is_same_v<T, double> || K == Activation::none || K == Activation::relu ||
-                                         K == Activation::hardswish || K == Activation::leaky_relu,
-                                     double, float>;
+// t(n) in place. What lies behind it, up to a multiple of sixteen, is memory too, and becomes anything.
+template <Activation K, class R>
+void activate_all(double* t, int64_t n) {
+    for (int64_t i = 0; i < n; i += kLanes) store(t + i, activate<K, R>(load<double>(t + i)));
+}
 
-template <bool Stream, class T, Activation K>
+template <bool Stream, class T>
 FUSEDNORM_INLINE void finish_rows(const FinishTile& tile) {
-    using R = Activated<T, K>;
     const double* t = tile.t;
     T* y = static_cast<T*>(tile.y);
     for (int64_t i = 0; i < tile.rows; ++i, t += tile.t_ld, y += tile.y_ld) {
-        const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            store_some(y + c, activate<K, R>(load_some<double>(t + c, n)), n);
-        };
         int64_t c = Stream ? head_of(y) : 0;
-        if (c > 0) some(0, c);
+        if (c > 0) store_some(y, load_some<double>(t, c), c);
         for (; c + kLanes <= tile.cols; c += kLanes) {
-            const Lanes<R> value = activate<K, R>(load<double>(t + c));
             if constexpr (Stream) {
-                stream(y + c, value);
+                stream(y + c, load<double>(t + c));
             } else {
-                store(y + c, value);
+                store(y + c, load<double>(t + c));
             }
         }
-        if (c < tile.cols) some(c, tile.cols - c);
+        const int64_t left = tile.cols - c;
+        if (left > 0) store_some(y + c, load_some<double>(t + c, left), left);
     }
 }
 
-template <class T, Activation K>
+template <class T>
 void finish(const FinishTile& tile) {
     if (tile.stream && tile.cols >= kStreamCols) {
-        finish_rows<true, T, K>(tile);
+        finish_rows<true, T>(tile);
         stream_fence();
     } else {
-        finish_rows<false, T, K>(tile);
+        finish_rows<false, T>(tile);
     }
 }
 

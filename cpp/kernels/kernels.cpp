@@ -17,10 +17,7 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
     {normalize_by_rows<In, Out, A>, normalize_by_cols<In, Out, A>, normalize_by_both<In, Out, A>}
 #define FUSEDNORM_TO_OWN(In, Out) {FUSEDNORM_MODES(In, Out, float), FUSEDNORM_MODES(In, double, double)}
 #define FUSEDNORM_TO_DOUBLE(In) {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(In, double, double)}
-#define FUSEDNORM_FINISH(T)                                                                                         \
-    {finish<T, Activation::none>, finish<T, Activation::relu>, finish<T, Activation::silu>,                        \
-     finish<T, Activation::gelu>, finish<T, Activation::gelu_tanh>, finish<T, Activation::sigmoid>,                \
-     finish<T, Activation::tanh>, finish<T, Activation::hardswish>, finish<T, Activation::leaky_relu>}
+#define FUSEDNORM_ACTIVATE(name) {activate_all<Activation::name, float>, activate_all<Activation::name, double>}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 
 extern const Kernels table;
@@ -36,9 +33,19 @@ const Kernels table = {
     pool,
     {coefficients<float>, coefficients<double>},
     {FUSEDNORM_TO_OWN(float, float), FUSEDNORM_TO_DOUBLE(double), FUSEDNORM_TO_OWN(f16, f16), FUSEDNORM_TO_OWN(bf16, bf16),
-     FUSEDNORM_TO_OWN(uint8_t, float), FUSEDNORM_TO_DOUBLE(int8_t), FUSEDNORM_TO_DOUBLE(uint16_t), FUSEDNORM_TO_DOUBLE(int16_t)},
+     FUSEDNORM_TO_OWN(uint8_t, float), FUSEDNORM_TO_DOUBLE(int8_t), FUSEDNORM_TO_DOUBLE(uint16_t),
+     FUSEDNORM_TO_DOUBLE(int16_t)},
     {add<float>, add<double>, add<f16>, add<bf16>},
-    {FUSEDNORM_FINISH(float), FUSEDNORM_FINISH(double), FUSEDNORM_FINISH(f16), FUSEDNORM_FINISH(bf16)},
+    {{nullptr, nullptr},
+     FUSEDNORM_ACTIVATE(relu),
+     FUSEDNORM_ACTIVATE(silu),
+     FUSEDNORM_ACTIVATE(gelu),
+     FUSEDNORM_ACTIVATE(gelu_tanh),
+     FUSEDNORM_ACTIVATE(sigmoid),
+     FUSEDNORM_ACTIVATE(tanh),
+     FUSEDNORM_ACTIVATE(hardswish),
+     FUSEDNORM_ACTIVATE(leaky_relu)},
+    {finish<float>, finish<double>, finish<f16>, finish<bf16>},
     {{sum<float, float>, sum<float, double>},
      {sum<double, double>, sum<double, double>},
      {sum<f16, f16>, sum<f16, double>},

@@ -17,7 +17,7 @@ constexpr int64_t size_of(Type t) {
 // Small enough that the sums of the values and of their squares are integers.
 constexpr bool is_small_integer(Type t) { return t >= Type::u8 && t <= Type::i16; }
 
-// What is done to a result before it is stored.
+// What is done to a result before it is stored; leaky_relu has the slope 0.01, gelu_tanh is gelu's tanh approximation.
 enum class Activation : int { none, relu, silu, gelu, gelu_tanh, sigmoid, tanh, hardswish, leaky_relu };
 constexpr int kActivations = 9;
 
@@ -89,7 +89,7 @@ struct AddTile {
     int64_t rows, cols, r_ld, t_ld;
 };
 
-// y(rows, cols) = activation(t), rounded once.
+// y(rows, cols) = t, rounded once.
 struct FinishTile {
     const double* t;
     void* y;
@@ -129,7 +129,9 @@ struct Kernels {
     // [type of x][Precision][Coefs]; null where the type has no own arithmetic.
     void (*normalize[kReadTypes][2][3])(const NormalizeTile&);
     void (*add[kFloatTypes])(const AddTile&);
-    void (*finish[kFloatTypes][kActivations])(const FinishTile&);
+    // [activation][float or double]: t(n) in place, as exact as results of that type need it, not rounded. null: none.
+    void (*activate[kActivations][2])(double* t, int64_t n);
+    void (*finish[kFloatTypes])(const FinishTile&);
     // [type of x and s][r: of that type, or double]
     void (*sum[kFloatTypes][2])(const SumTile&);
     // To double.

@@ -63,26 +63,25 @@ struct Lanes {
     using Part = typename VectorOf<A, kBytes>::type;
     Part part[kParts];
 
-    // A scalar beside lanes stands for sixteen of it.
-    friend FUSEDNORM_INLINE Lanes operator+(const Lanes& a, A b) {
-        Lanes r;
-        FUSEDNORM_LANES_UNROLL
-        for (int i = 0; i < kParts; ++i) r.part[i] = a.part[i] + b;
-        return r;
-    }
     FUSEDNORM_INLINE Lanes& operator+=(const Lanes& b) { return *this = *this + b; }
 
-#define FUSEDNORM_LANES_OPERATOR(op)                                            \
-    friend FUSEDNORM_INLINE Lanes operator op(const Lanes& a, const Lanes& b) { \
-        Lanes r;                                                                \
-        FUSEDNORM_LANES_UNROLL                                                  \
-        for (int i = 0; i < kParts; ++i) r.part[i] = a.part[i] op b.part[i];    \
-        return r;                                                               \
+// A scalar beside lanes stands for sixteen of it.
+#define FUSEDNORM_LANES_OPERATOR_OF(op, Left, a, Right, b)              \
+    friend FUSEDNORM_INLINE Lanes operator op(Left left, Right right) { \
+        Lanes r;                                                        \
+        FUSEDNORM_LANES_UNROLL                                          \
+        for (int i = 0; i < kParts; ++i) r.part[i] = left a op right b; \
+        return r;                                                       \
     }
+#define FUSEDNORM_LANES_OPERATOR(op)                                                \
+    FUSEDNORM_LANES_OPERATOR_OF(op, const Lanes&, .part[i], const Lanes&, .part[i]) \
+    FUSEDNORM_LANES_OPERATOR_OF(op, const Lanes&, .part[i], A, )                    \
+    FUSEDNORM_LANES_OPERATOR_OF(op, A, , const Lanes&, .part[i])
     FUSEDNORM_LANES_OPERATOR(+)
     FUSEDNORM_LANES_OPERATOR(-)
     FUSEDNORM_LANES_OPERATOR(*)
     FUSEDNORM_LANES_OPERATOR(/)
+#undef FUSEDNORM_LANES_OPERATOR_OF
 #undef FUSEDNORM_LANES_OPERATOR
 };
 

@@ -1,0 +1,118 @@
+// Half precision: a register of float16 or bfloat16 to float and back, in hardware where there is, with the same bits in
+// software where not.
+#pragma once
+#include "lanes.hpp"
+
+// What the baseline does in many instructions is not repeated in every loop.
+#if defined(__AVX2__)
+#define FUSEDNORM_SOFTWARE FUSEDNORM_INLINE
+#else
+#define FUSEDNORM_SOFTWARE __attribute__((noinline))
+#endif
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+// IEEE binary16, and the upper half of a float.
+struct f16 {
+    uint16_t bits;
+};
+struct bf16 {
+    uint16_t bits;
+};
+
+template <class A, int N>
+using Vector = typename VectorOf<A, N* static_cast<int>(sizeof(A))>::type;
+
+template <int N>
+FUSEDNORM_SOFTWARE Vector<float, N> half_to_float_in_software(const Vector<uint16_t, N>& half) {
+    using F = Vector<float, N>;
+    using U = Vector<uint32_t, N>;
+    const U wide = __builtin_convertvector(half, U);
+    // The exponent's bias differs by 112; the product is exact, for subnormal numbers too.
+    const U size = reinterpret_cast<U>(reinterpret_cast<F>((wide & 0x7fff) << 13) * 0x1p112f);
+    const U special = reinterpret_cast<U>((wide & 0x7c00) == 0x7c00);
+    const U nan = special & reinterpret_cast<U>((wide & 0x3ff) != 0);
+    return reinterpret_cast<F>(size | (special & 0x7f800000) | (nan & 0x00400000) | ((wide & 0x8000) << 16));
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<float, N> half_to_float(const Vector<uint16_t, N>& half) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16)
+        return reinterpret_cast<Vector<float, 16>>(_mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(half)));
+#endif
+#if defined(__F16C__)
+    if constexpr (N == 8) return reinterpret_cast<Vector<float, 8>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(half)));
+    if constexpr (N == 4) {
+        long long bits;
+        __builtin_memcpy(&bits, &half, sizeof bits);
+        return reinterpret_cast<Vector<float, 4>>(_mm_cvtph_ps(_mm_cvtsi64_si128(bits)));
+    }
+#endif
+    return half_to_float_in_software<N>(half);
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<float, N> bfloat_to_float(const Vector<uint16_t, N>& value) {
+    return reinterpret_cast<Vector<float, N>>(__builtin_convertvector(value, Vector<uint32_t, N>) << 16);
+}
+
+// ---- rounded once, to the nearest, ties to even
+
+template <int N>
+FUSEDNORM_SOFTWARE Vector<uint16_t, N> float_to_half_in_software(const Vector<float, N>& value) {
+    using F = Vector<float, N>;
+    using U = Vector<uint32_t, N>;
+    const U bits = reinterpret_cast<U>(value), size = bits & 0x7fffffff;
+    const U normal = (size + (((15u - 127u) << 23) + 0xfff) + ((size >> 13) & 1)) >> 13;
+    // Below the smallest normal number, adding 0.5 rounds to a multiple of the smallest subnormal one.
+    const U small = reinterpret_cast<U>(reinterpret_cast<F>(size) + 0.5f) - 0x3f000000;
+    const U special = size > 0x7f800000 ? 0x7e00 | ((size >> 13) & 0x3ff) : U{} + 0x7c00;
+    const U finite = size < 113u << 23 ? small : normal;
+    const U half = size >= 143u << 23 ? special : finite;
+    return __builtin_convertvector(half | ((bits >> 16) & 0x8000), Vector<uint16_t, N>);
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<uint16_t, N> float_to_half(const Vector<float, N>& value) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16)
+        return reinterpret_cast<Vector<uint16_t, 16>>(_mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(value), 0));
+#endif
+#if defined(__F16C__)
+    if constexpr (N == 8) return reinterpret_cast<Vector<uint16_t, 8>>(_mm256_cvtps_ph(reinterpret_cast<__m256>(value), 0));
+    if constexpr (N == 4) {
+        const long long bits = _mm_cvtsi128_si64(_mm_cvtps_ph(reinterpret_cast<__m128>(value), 0));
+        Vector<uint16_t, 4> half;
+        __builtin_memcpy(&half, &bits, sizeof half);
+        return half;
+    }
+#endif
+    return float_to_half_in_software<N>(value);
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& value) {
+    using U = Vector<uint32_t, N>;
+    const U bits = reinterpret_cast<U>(value);
+    const U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = bits >> 16 | 0x40;
+    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded, Vector<uint16_t, N>);
+}
+
+// Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.
+template <int N>
+FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value) {
+    using U = Vector<uint32_t, N>;
+    using U64 = Vector<uint64_t, N>;
+    const auto nearest = convert_part<Vector<float, N>>(value);
+    const auto back = convert_part<Vector<double, N>>(nearest);
+    const U64 size = reinterpret_cast<U64>(value) & ~(uint64_t{1} << 63),
+              back_size = reinterpret_cast<U64>(back) & ~(uint64_t{1} << 63);
+    const U beyond = __builtin_convertvector(reinterpret_cast<U64>(back_size > size), U);
+    const U inexact = __builtin_convertvector(reinterpret_cast<U64>(back_size != size), U);
+    return reinterpret_cast<Vector<float, N>>((reinterpret_cast<U>(nearest) + beyond) | (inexact & 1));
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME
