@@ -2,15 +2,42 @@
 
 from fusednorm.config import __version__, get_num_threads, set_num_threads, show_config
 from fusednorm.functional import Moments, batch_norm, group_norm, instance_norm, layer_norm, moments, rms_norm
+from fusednorm.fuse import fuse_conv_bn_weights, fuse_linear_bn_weights
+from fusednorm.interop import from_state, from_torch, layers_from_torch
+from fusednorm.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
 
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
     "Moments",
+    "RMSNorm",
     "__version__",
     "batch_norm",
+    "from_state",
+    "from_torch",
+    "fuse_conv_bn_weights",
+    "fuse_linear_bn_weights",
     "get_num_threads",
     "group_norm",
     "instance_norm",
     "layer_norm",
+    "layers_from_torch",
     "moments",
     "rms_norm",
     "set_num_threads",
