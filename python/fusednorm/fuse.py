@@ -33,9 +33,11 @@ class _Reader:
         self, channels: int, rm: ArrayLike, rv: ArrayLike, eps: float, w: ArrayLike | None, b: ArrayLike | None
     ) -> tuple[Doubles, Doubles, Doubles]:
         """Return scale, mean and bias of a batch norm: ``(x - mean) * scale + bias``."""
-        if isinstance(eps, str) or not np.isreal(eps):
-            raise TypeError(f"{self.function}: bn_eps: expected a number, got {eps!r}")
-        if not (eps >= 0 and math.isfinite(eps)):
+        try:
+            fits = math.isfinite(eps) and eps >= 0
+        except TypeError as error:
+            raise TypeError(f"{self.function}: bn_eps: expected a number, got {eps!r}") from error
+        if not fits:
             raise ValueError(f"{self.function}: bn_eps: expected a finite number >= 0, got {eps!r}")
         named = {
             "bn_rm": rm,

@@ -1,5 +1,7 @@
 """Batch normalization layers."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -68,12 +70,16 @@ class BatchNorm(RunningNorm):
         if self.training:
             return self._train(self._read(x), residual, out)
         mean, var = self.running_mean, self.running_var
-        # The function checks the number of channels where there is a mean; asking twice is what a small array would notice.
-        if mean is None or not isinstance(x, np.ndarray) or x.ndim not in self._ranks:
-            x = self._read(x)
+        array: Any = x
+        try:
+            # With a mean, the function checks the number of channels. A small array would notice a second check.
+            if mean is None or array.ndim not in self._ranks:
+                array = self._read(x)
+        except AttributeError:
+            array = self._read(x)
         try:
             result: Array = _core.batch_norm(
-                x,
+                array,
                 mean,
                 var,
                 self.weight,

@@ -80,7 +80,7 @@ class InstanceNorm(RunningNorm):
 
     def _read(self, x: ArrayLike) -> Array:
         array = x if isinstance(x, np.ndarray) else as_array(f"{type(self).__name__}: x", x)
-        shape = (1, *array.shape) if self._is_single(array) else array.shape
+        shape = array.shape if array.ndim in self._ranks or not self._is_single(array) else (1, *array.shape)
         if len(shape) not in self._ranks or shape[self.channel_axis] != self.num_features:
             raise self._wrong_shape(array.shape)
         return array
