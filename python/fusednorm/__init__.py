@@ -1,9 +1,10 @@
 """Normalization on the CPU for arrays: exact, fast, and without PyTorch."""
 
 from fusednorm.config import __version__, get_num_threads, set_num_threads, show_config
+from fusednorm.conventions import from_state
 from fusednorm.functional import Moments, batch_norm, group_norm, instance_norm, layer_norm, moments, rms_norm
 from fusednorm.fuse import fuse_conv_bn_weights, fuse_linear_bn_weights
-from fusednorm.interop import from_state, from_torch, layers_from_torch
+from fusednorm.interop import from_torch, layers_from_torch
 from fusednorm.layers import (
     BatchNorm1d,
     BatchNorm2d,
