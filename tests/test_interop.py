@@ -282,6 +282,15 @@ def test_without_scale_or_center(rng):
         fn.from_state(fn.BatchNorm1d, {"gamma": a.weight, "moving_mean": a.mean}, "keras")
 
 
+def test_batch_norm_needs_its_statistics(rng):
+    """Flax keeps them in a collection of its own, which is easily forgotten."""
+    a = arrays(rng)
+    with pytest.raises(ValueError, match="got no 'running_mean', no 'running_var'"):
+        fn.from_state(fn.BatchNorm2d, flax(a)["params"], "flax")
+    layer = fn.from_state(fn.BatchNorm2d, flax(a)["params"], "flax", track_running_stats=False)
+    assert layer.running_mean is None
+
+
 def test_options(rng):
     a = arrays(rng)
     layer = fn.from_state(fn.BatchNorm2d, keras(a), "keras", eps=0.5, dtype=np.float64, channel_axis=1, activation="relu")
@@ -309,3 +318,9 @@ def test_options(rng):
 def test_wrong_state(state, convention, name, error, text):
     with pytest.raises(error, match=text):
         fn.from_state(fn.LayerNorm, state, convention, name=name)
+
+
+@pytest.mark.parametrize("kind", [fn.LayerNorm(1), "LayerNorm", dict])
+def test_wrong_kind(kind):
+    with pytest.raises(TypeError, match="from_state: kind: expected a layer's class"):
+        fn.from_state(kind, {"gamma": [1.0]}, "keras")

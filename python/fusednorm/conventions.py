@@ -108,9 +108,11 @@ def from_state(
     >>> layer([[3.0], [5.0]])
     array([[1.],
            [3.]])
-    >>> round(layer.momentum, 9)
+    >>> layer.momentum
     0.01
     """
+    if not (isinstance(kind, type) and issubclass(kind, Layer)):
+        raise TypeError(f"from_state: kind: expected a layer's class, like fusednorm.BatchNorm2d, got {kind!r}")
     if convention not in _CONVENTIONS:
         raise ValueError(f"from_state: convention: expected {', '.join(map(repr, _CONVENTIONS))}, got {convention!r}")
     rules = _CONVENTIONS[convention]
@@ -125,7 +127,7 @@ def from_state(
     if "momentum" in accepted:
         old = rules.momentum if momentum is None else momentum
         if old is not None:
-            arguments["momentum"] = old if rules.momentum is None else 1 - old
+            arguments["momentum"] = old if rules.momentum is None else round(1 - old, 15)  # 0.01, not 0.010000000000000009
     layer = kind(**arguments)
     # A layer of Keras or Flax may have a bias and no weight: that is a weight of ones here.
     ones = {"weight": layer.weight} if "weight" not in arrays and layer.weight is not None else {}
@@ -141,7 +143,9 @@ def _sizes(kind: type[Layer], arrays: Mapping[str, Array]) -> dict[str, Any]:
     if kind is not RMSNorm:
         arguments["bias"] = has_bias
     if issubclass(kind, RunningNorm):
-        arguments["track_running_stats"] = "running_mean" in arrays or "running_var" in arrays
+        # Flax's params without its batch_stats are half a batch norm, not one without statistics.
+        needed = issubclass(kind, BatchNorm)
+        arguments["track_running_stats"] = needed or "running_mean" in arrays or "running_var" in arrays
     arguments["elementwise_affine" if kind in (LayerNorm, RMSNorm) else "affine"] = affine
     if arrays:
         array = next(iter(arrays.values()))
