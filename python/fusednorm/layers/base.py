@@ -30,7 +30,8 @@ class Layer(ABC):
     The arrays are plain attributes. Assigning an array keeps that very array, so that later writes into it count too;
     anything else is converted. A shape or a dtype that does not fit is refused at the assignment.
 
-    Several threads may call one layer. In training a lock lets one of them at a time update the running statistics.
+    Several threads may call one layer. In training a lock lets one of them at a time update the running statistics. Each
+    layer has a lock of its own, also one made by ``copy.copy``, which shares the arrays.
     """
 
     _names: ClassVar[tuple[str, ...]]  # of the arrays, in the order of torch's state_dict

@@ -68,7 +68,9 @@ class BatchNorm(RunningNorm):
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
         if self.training:
-            return self._train(self._read(x), residual, out)
+            if self.track_running_stats:
+                return self._train(self._read(x), residual, out)
+            return self._update(self._read(x), 0.0, residual, out)
         mean, var = self.running_mean, self.running_var
         array: Any = x
         try:
@@ -105,7 +107,7 @@ class BatchNorm(RunningNorm):
         return array
 
     def _counter(self) -> Array | None:
-        return self.num_batches_tracked if self.track_running_stats else None
+        return self.num_batches_tracked
 
     def _update(self, x: Array, momentum: float, residual: ArrayLike | None, out: Array | None) -> Array:
         tracked = self.track_running_stats
