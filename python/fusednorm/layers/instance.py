@@ -65,9 +65,9 @@ class InstanceNorm(RunningNorm):
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
-        array = self._read(x)
-        if array.ndim not in self._ranks:
-            return self._single(array, residual, out)
+        array = x if isinstance(x, np.ndarray) else as_array(f"{type(self).__name__}: x", x)
+        if array.ndim not in self._ranks or array.shape[self.channel_axis] != self.num_features:
+            return self._single(self._read(array), residual, out)  # what is no single sample raises
         if self.training and self.track_running_stats:
             return self._train(array, residual, out)
         return self._call(array, not self.track_running_stats, 0.0, residual, out)
