@@ -5,6 +5,7 @@ from typing import Any
 
 import fusednorm as fn
 import numpy as np
+import pytest
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ PLAIN = [
 ]
 ALL = [*BATCH, *INSTANCE, *PLAIN]
 ONE_OF_EACH = list({case.name: case for case in ALL if not case.options or case.name.startswith("Instance")}.values())
+
+every_layer = pytest.mark.parametrize("case", ALL, ids=LayerCase.id)
+every_kind = pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case.name)
 
 
 def draw_state(layer, rng):

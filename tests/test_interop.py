@@ -9,10 +9,8 @@ import layer_cases
 import numpy as np
 import pytest
 from fusednorm.layers import BatchNorm
-from layer_cases import ALL
+from layer_cases import every_layer
 from processes import output_of
-
-every_layer = pytest.mark.parametrize("case", ALL, ids=layer_cases.LayerCase.id)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import fusednorm as fn
 import layer_cases
 import numpy as np
 import pytest
-from layer_cases import ALL
+from layer_cases import every_layer
 
-every_layer = pytest.mark.parametrize("case", ALL, ids=layer_cases.LayerCase.id)
 # @ stands for the prefix of the keys.
 SHAPES = r"@weight \(3,\), @bias \(3,\), @running_mean \(3,\), @running_var \(3,\), @num_batches_tracked \(\)"
 
