@@ -8,7 +8,7 @@ import fusednorm
 import pytest
 
 MODULES = sorted(
-    m.name for m in pkgutil.iter_modules(fusednorm.__path__, "fusednorm.") if not m.name.endswith(("__main__", "_core"))
+    m.name for m in pkgutil.walk_packages(fusednorm.__path__, "fusednorm.") if not m.name.endswith(("__main__", "_core"))
 )
 
 

@@ -26,9 +26,33 @@ API = {
     "add_layer_norm": "x / residual normalized_shape weight=None bias=None eps=1e-05 * out=None",
     "add_rms_norm": "x / residual normalized_shape weight=None eps=None * out=None",
     "moments": "x axis=None * ddof=0 keepdims=False dtype=None",
+    "fuse_conv_bn_weights": "conv_w conv_b bn_rm bn_rv bn_eps bn_w bn_b transpose=False",
+    "fuse_linear_bn_weights": "linear_w linear_b bn_rm bn_rv bn_eps bn_w bn_b",
+    "from_torch": "module",
+    "layers_from_torch": "module",
+    "from_state": "kind state convention * name='' eps=None momentum=None **options",
     "set_num_threads": "n",
     "get_num_threads": "",
     "show_config": "mode='stdout'",
+}
+
+BATCH = "num_features eps=1e-05 momentum=0.1 affine=True track_running_stats=True "
+INSTANCE = "num_features eps=1e-05 momentum=0.1 affine=False track_running_stats=False "
+OPTIONS = "* bias=True dtype=<class 'numpy.float32'> activation=None channel_axis=1"
+LAYERS = {
+    **{f"BatchNorm{n}d": BATCH + OPTIONS for n in (1, 2, 3)},
+    **{f"InstanceNorm{n}d": INSTANCE + OPTIONS for n in (1, 2, 3)},
+    "GroupNorm": "num_groups num_channels eps=1e-05 affine=True " + OPTIONS,
+    "LayerNorm": "normalized_shape eps=1e-05 elementwise_affine=True bias=True * dtype=<class 'numpy.float32'> activation=None",
+    "RMSNorm": "normalized_shape eps=None elementwise_affine=True * dtype=<class 'numpy.float32'> activation=None",
+}
+METHODS = {
+    "__call__": "self x * residual=None out=None",
+    "backward": "self grad x",
+    "train": "self mode=True",
+    "eval": "self",
+    "state_dict": "self * prefix=''",
+    "load_state_dict": "self state_dict strict=True * prefix=''",
 }
 
 
@@ -38,13 +62,20 @@ def spelled(signature):
     return re.sub(r"[(),]", "", str(inspect.Signature(plain))).strip()
 
 
-@pytest.mark.parametrize("name", API)
+@pytest.mark.parametrize("name", [*API, *LAYERS])
 def test_signature(name):
-    assert spelled(inspect.signature(getattr(fn, name))) == API[name]
+    assert spelled(inspect.signature(getattr(fn, name))) == (API | LAYERS)[name]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_methods_of_layers(name):
+    layer = getattr(fn, name)
+    assert {m: spelled(inspect.signature(getattr(layer, m))) for m in METHODS} == METHODS
+    assert all(inspect.getdoc(getattr(layer, method)) for method in METHODS)
 
 
 def test_public_names():
-    assert set(fn.__all__) == {*API, "Moments", "__version__"}
+    assert set(fn.__all__) == {*API, *LAYERS, "Moments", "__version__"}
     assert all(hasattr(fn, name) for name in fn.__all__)
     assert fn.__all__ == sorted(fn.__all__)
 
@@ -107,5 +138,5 @@ def test_show_config(capsys):
     assert config["isa"] in printed
 
 
-def test_every_public_function_has_a_docstring():
-    assert all(inspect.getdoc(getattr(fn, name)) for name in API)
+def test_every_public_name_has_a_docstring():
+    assert all(inspect.getdoc(getattr(fn, name)) for name in (*API, *LAYERS))

@@ -1,6 +1,7 @@
 """Normalization on the CPU for arrays: exact, fast, and without PyTorch."""
 
 from fusednorm.config import __version__, get_num_threads, set_num_threads, show_config
+from fusednorm.conventions import from_state
 from fusednorm.functional import (
     Moments,
     add_layer_norm,
@@ -12,17 +13,44 @@ from fusednorm.functional import (
     moments,
     rms_norm,
 )
+from fusednorm.fuse import fuse_conv_bn_weights, fuse_linear_bn_weights
+from fusednorm.interop import from_torch, layers_from_torch
+from fusednorm.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
 
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
     "Moments",
+    "RMSNorm",
     "__version__",
     "add_layer_norm",
     "add_rms_norm",
     "batch_norm",
+    "from_state",
+    "from_torch",
+    "fuse_conv_bn_weights",
+    "fuse_linear_bn_weights",
     "get_num_threads",
     "group_norm",
     "instance_norm",
     "layer_norm",
+    "layers_from_torch",
     "moments",
     "rms_norm",
     "set_num_threads",

@@ -1,0 +1,115 @@
+"""Layers from torch's modules, by duck typing: torch is not imported. `fusednorm.conventions` reads saved states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fusednorm.layers import (
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    Layer,
+    LayerNorm,
+    RMSNorm,
+)
+
+_RUNNING = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+_MODULES: dict[str, tuple[Callable[..., Layer], tuple[str, ...]]] = {
+    "BatchNorm1d": (BatchNorm1d, _RUNNING),
+    "BatchNorm2d": (BatchNorm2d, _RUNNING),
+    "BatchNorm3d": (BatchNorm3d, _RUNNING),
+    "SyncBatchNorm": (BatchNorm, _RUNNING),
+    "InstanceNorm1d": (InstanceNorm1d, _RUNNING),
+    "InstanceNorm2d": (InstanceNorm2d, _RUNNING),
+    "InstanceNorm3d": (InstanceNorm3d, _RUNNING),
+    "LayerNorm": (LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "RMSNorm": (RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "GroupNorm": (GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
+}
+
+
+def _torch_class(module: object) -> str | None:
+    """Return the name of torch's norm class that computes what the module computes."""
+    kind = type(module)
+    for ancestor in kind.__mro__:
+        is_torch = ancestor.__module__.startswith("torch.nn.modules.")
+        if is_torch and ancestor.__name__ in _MODULES and not kind.__name__.startswith("Lazy"):
+            # A subclass may compute something else, like a layer norm that first moves the channels.
+            return ancestor.__name__ if getattr(kind, "forward", None) is getattr(ancestor, "forward", None) else None
+    return None
+
+
+def _parameter_dtype(module: Any) -> np.dtype[Any]:
+    single = np.dtype(np.float32)
+    if module.weight is None:
+        return single
+    name = str(module.weight.dtype).removeprefix("torch.")
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            return single  # holds the same values
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+def from_torch(module: Any) -> Layer:
+    """Return the layer that computes the same as one of torch's norm modules.
+
+    Its arrays are copies. It is in training mode if the module is.
+
+    Parameters
+    ----------
+    module
+        BatchNorm1d, 2d, 3d, SyncBatchNorm (its statistics are then those of this process), InstanceNorm1d, 2d, 3d,
+        LayerNorm, RMSNorm or GroupNorm of ``torch.nn``, or a subclass that leaves ``forward`` alone. On any device.
+
+    Raises
+    ------
+    TypeError
+        For anything else. `layers_from_torch` takes a whole network.
+
+    Examples
+    --------
+    >>> import fusednorm as fn
+    >>> layer = fn.from_torch(torch.nn.GroupNorm(2, 6))  # doctest: +SKIP
+    """
+    name = _torch_class(module)
+    if name is None:
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        raise TypeError(f"from_torch: module: expected one of torch.nn's {', '.join(_MODULES)}, got {kind}")
+    make, options = _MODULES[name]
+    arguments = {option: getattr(module, option) for option in options}
+    if name != "RMSNorm" and module.weight is not None:
+        arguments["bias"] = module.bias is not None
+    layer = make(**arguments, dtype=_parameter_dtype(module))
+    layer.load_state_dict(module.state_dict())
+    return layer.train(module.training)
+
+
+def layers_from_torch(module: Any) -> dict[str, Layer]:
+    """Return a layer for every norm in a torch module, by the names that ``module.named_modules()`` gives.
+
+    Other modules, and norms that `from_torch` does not know, are not in the result.
+
+    Raises
+    ------
+    TypeError
+        If `module` is no torch module.
+
+    Examples
+    --------
+    >>> import fusednorm as fn
+    >>> norms = fn.layers_from_torch(torchvision.models.resnet18())  # doctest: +SKIP
+    >>> norms["layer1.0.bn1"].eval()  # doctest: +SKIP
+    """
+    if not hasattr(module, "named_modules"):
+        raise TypeError(f"layers_from_torch: module: expected a torch module, got {type(module).__name__}")
+    return {name: from_torch(part) for name, part in module.named_modules() if _torch_class(part) is not None}

@@ -1,0 +1,178 @@
+"""Batch normalization layers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fusednorm import _core
+from fusednorm.arrays import Array, as_array
+from fusednorm.layers.base import gradient
+from fusednorm.layers.running import RunningNorm
+
+
+class BatchNorm(RunningNorm):
+    r"""Batch normalization of an array of two or more dimensions.
+
+    .. math:: y = \frac{x - \mathrm{mean}_c}{\sqrt{\mathrm{var}_c + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
+
+    In training, mean and variance are those of the batch, and the running ones follow; in evaluation they are the running
+    ones, or the batch's where none are kept. `BatchNorm1d`, `BatchNorm2d` and `BatchNorm3d` also check the dimensions.
+
+    Parameters
+    ----------
+    num_features
+        The number of channels C.
+    eps
+        Added to the variance.
+    momentum
+        The weight of the new batch in the running statistics. None: the average over all batches so far.
+    affine
+        Whether there are weights (1 at first) and biases (0 at first).
+    track_running_stats
+        Whether there are running statistics. Their dtype is float32, or float64 if `dtype` is.
+    bias
+        Whether there are biases, if `affine`.
+    dtype
+        Of weight and bias: float16, bfloat16 (``ml_dtypes``), float32 or float64.
+    activation
+        Applied to the result in the same pass: see `fusednorm.batch_norm`.
+    channel_axis
+        The axis of the channels: -1 for ``(N, H, W, C)``.
+
+    Raises
+    ------
+    ValueError
+        In a call: for a shape that does not fit, or one value per channel in training. Nothing has changed then, neither
+        a statistic nor the counter.
+    TypeError
+        In a call: for a dtype that is not supported.
+
+    Notes
+    -----
+    Ioffe and Szegedy, "Batch Normalization", 2015. See `fusednorm.batch_norm`. An empty batch leaves the statistics alone.
+
+    Examples
+    --------
+    >>> import numpy as np, fusednorm as fn
+    >>> layer = fn.BatchNorm1d(2, eps=0)
+    >>> layer(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> layer.running_mean
+    array([0.2, 2. ], dtype=float32)
+    >>> layer.eval()
+    BatchNorm1d(2, eps=0, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
+        """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
+        if self.training:
+            if self.track_running_stats:
+                return self._train(self._read(x), residual, out)
+            return self._update(self._read(x), 0.0, residual, out)
+        mean, var = self.running_mean, self.running_var
+        array: Any = x
+        try:
+            # With a mean, the function checks the number of channels. A small array would notice a second check.
+            if mean is None or array.ndim not in self._ranks:
+                array = self._read(x)
+        except AttributeError:
+            array = self._read(x)
+        try:
+            result: Array = _core.batch_norm(
+                array,
+                mean,
+                var,
+                self.weight,
+                self.bias,
+                mean is None and var is None,
+                0.0,
+                self.eps,
+                self.channel_axis,
+                residual,
+                self.activation,
+                None,
+                out,
+            )
+        except ValueError as error:
+            raise self._explain(x, error) from None
+        return result
+
+    def _read(self, x: ArrayLike) -> Array:
+        array = x if isinstance(x, np.ndarray) else as_array(f"{type(self).__name__}: x", x)
+        shape = array.shape
+        if len(shape) not in self._ranks or shape[self.channel_axis] != self.num_features:
+            raise self._wrong_shape(shape)
+        return array
+
+    def _counter(self) -> Array | None:
+        return self.num_batches_tracked
+
+    def _update(self, x: Array, momentum: float, residual: ArrayLike | None, out: Array | None) -> Array:
+        tracked = self.track_running_stats
+        result: Array = _core.batch_norm(
+            x,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
+            self.weight,
+            self.bias,
+            True,
+            momentum,
+            self.eps,
+            self.channel_axis,
+            residual,
+            self.activation,
+            None,
+            out,
+        )
+        return result
+
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+        """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.batch_norm_backward`."""
+        mean, var = self.running_mean, self.running_var
+        by_batch = self.training or (mean is None and var is None)
+        statistics = (None, None) if by_batch else (mean, var)
+        return gradient("batch_norm_backward")(
+            grad, x, *statistics, self.weight, by_batch, self.eps, channel_axis=self.channel_axis
+        )
+
+
+class BatchNorm1d(BatchNorm):
+    """Batch normalization of ``(N, C)`` and ``(N, C, L)``: see `BatchNorm`.
+
+    Examples
+    --------
+    >>> import fusednorm as fn
+    >>> fn.BatchNorm1d(16)
+    BatchNorm1d(16, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    _dims = (0, 1)
+
+
+class BatchNorm2d(BatchNorm):
+    """Batch normalization of ``(N, C, H, W)``: see `BatchNorm`.
+
+    Examples
+    --------
+    >>> import numpy as np, fusednorm as fn
+    >>> layer = fn.BatchNorm2d(3, channel_axis=-1).eval()
+    >>> layer(np.ones((8, 32, 32, 3), np.float32)).shape
+    (8, 32, 32, 3)
+    """
+
+    _dims = (2,)
+
+
+class BatchNorm3d(BatchNorm):
+    """Batch normalization of ``(N, C, D, H, W)``: see `BatchNorm`.
+
+    Examples
+    --------
+    >>> import fusednorm as fn
+    >>> sorted(fn.BatchNorm3d(4, affine=False).state_dict())
+    ['num_batches_tracked', 'running_mean', 'running_var']
+    """
+
+    _dims = (3,)

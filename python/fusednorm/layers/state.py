@@ -1,0 +1,51 @@
+"""A state dict held against a layer's arrays: everything is read and checked before anything is written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fusednorm.arrays import Array, is_float, parameter_array
+
+OPTIONAL = ("num_batches_tracked",)
+
+
+def read_state(
+    where: str, own: Mapping[str, Array], state: Mapping[str, Any], strict: bool, prefix: str
+) -> tuple[dict[str, Array], list[str], list[str]]:
+    """Return copies of the values in the dtypes of `own`, the missing keys, and the unexpected keys.
+
+    Raises
+    ------
+    ValueError
+        With all that is wrong in one text. Missing and unexpected keys count as wrong if `strict`.
+    TypeError
+        If `state` is no mapping.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{where}: state_dict: expected a mapping of names to arrays, got {type(state).__name__}")
+    given = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
+    missing = [prefix + name for name in own if name not in given and name not in OPTIONAL]
+    unexpected = [key for name, key in given.items() if name not in own]
+    wrong = [f"no {key!r}" for key in missing] + [f"an unexpected {key!r}" for key in unexpected] if strict else []
+    values = {}
+    for name in own:
+        if name in given:
+            array = parameter_array(f"{where}: {given[name]}", state[given[name]])
+            wrong += _misfits(given[name], array, own[name])
+            values[name] = array
+    if wrong:
+        expected = ", ".join(f"{prefix}{name} {array.shape}" for name, array in own.items())
+        raise ValueError(f"{where}: state_dict: expected {expected}; got {', '.join(wrong)}")
+    with np.errstate(all="ignore"):
+        # Copies: one value may lie in the memory of another's target.
+        copies = {name: array.astype(own[name].dtype) for name, array in values.items()}
+    return copies, missing, unexpected
+
+
+def _misfits(key: str, array: Array, target: Array) -> list[str]:
+    if array.shape != target.shape:
+        return [f"{key!r} of shape {array.shape}"]
+    if not (array.dtype.kind in "biu" or (target.dtype.kind != "i" and (array.dtype.kind == "f" or is_float(array.dtype)))):
+        return [f"{key!r} of dtype {array.dtype}"]
+    return [] if target.flags.writeable else [f"{key!r} for a read-only array of the layer"]

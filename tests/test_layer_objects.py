@@ -1,0 +1,168 @@
+"""Layers as objects: attributes, modes, copies, several threads, fork."""
+
+import copy
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import cases
+import fusednorm as fn
+import layer_cases
+import numpy as np
+import oracle
+import pytest
+from layer_cases import BATCH, every_kind, every_layer
+from processes import SECONDS, output_of
+
+# ---- attributes
+
+
+@every_layer
+def test_writes_and_assignments_count_at_the_next_call(case, rng):
+    layer, x = layer_cases.draw_state(case.make(), rng).eval(), cases.draw(rng, case.shape)
+    for name in layer.state_dict():
+        if name == "num_batches_tracked":
+            continue
+        for change in (lambda a: a.__imul__(2), lambda a: a + np.float32(0.5), lambda a: (a * 1.5).tolist()):
+            before = layer(x)
+            new = change(getattr(layer, name))
+            setattr(layer, name, new)
+            after = layer(x)
+            assert not np.array_equal(before, after), name
+            fresh = case.make().eval()
+            fresh.load_state_dict(layer.state_dict())
+            assert cases.same_bits(after, fresh(x))
+
+
+def test_an_assigned_array_is_the_layers():
+    layer, weight = fn.LayerNorm(3), np.ones(3)
+    layer.weight = weight
+    assert layer.weight is weight
+    weight[:] = 2
+    np.testing.assert_array_equal(layer(np.array([[1.0, 2.0, 3.0]])), fn.layer_norm([[1.0, 2.0, 3.0]], 3, weight))
+
+
+@every_kind
+def test_none_is_allowed_where_torch_allows_it(case, rng):
+    layer = case.make()
+    layer.weight = None
+    if hasattr(layer, "bias"):
+        layer.bias = None
+    layer(cases.draw(rng, case.shape))
+    assert not {"weight", "bias"} & layer.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "text"),
+    [
+        ("weight", np.ones(4, np.float32), ValueError, r"BatchNorm2d: weight: expected shape \(3,\), got shape \(4,\)"),
+        ("bias", 1.0, ValueError, r"BatchNorm2d: bias: expected shape \(3,\), got shape \(\)"),
+        ("running_mean", np.ones((1, 3)), ValueError, r"running_mean: expected shape \(3,\), got shape \(1, 3\)"),
+        ("num_batches_tracked", np.array([1]), ValueError, r"num_batches_tracked: expected shape \(\), got shape \(1,\)"),
+        ("num_batches_tracked", np.array(1.5), TypeError, "num_batches_tracked: expected an integer, got dtype float64"),
+        ("weight", np.ones(3, np.int64), TypeError, "weight: expected an array of a float dtype, got dtype int64"),
+        ("weight", np.ones(3, np.complex64), TypeError, "weight: expected an array of a float dtype, got dtype complex64"),
+        ("weight", "abc", TypeError, "weight: expected an array of a float dtype, got dtype <U3"),
+        ("weight", [[1.0], [2.0, 3.0]], ValueError, "weight: expected what numpy.asarray reads, got list"),
+    ],
+)
+def test_wrong_assignment(name, value, error, text):
+    layer = fn.BatchNorm2d(3)
+    before = getattr(layer, name)
+    with pytest.raises(error, match=text):
+        setattr(layer, name, value)
+    assert getattr(layer, name) is before
+
+
+def test_lists_and_numbers_are_converted():
+    layer = fn.BatchNorm1d(2, dtype=np.float16)
+    layer.weight, layer.running_var, layer.num_batches_tracked = [1, 2], (3, 4.5), 5
+    assert (layer.weight.dtype, layer.running_var.dtype) == (np.float16, np.float32)
+    assert layer.num_batches_tracked.dtype == np.int64
+    layer(np.array([[1.0, 2.0], [3.0, 5.0]]))
+    assert layer.num_batches_tracked == 6
+    layer.num_batches_tracked += 1
+    assert layer.num_batches_tracked == 7
+
+
+def test_modes_return_the_layer():
+    layer = fn.LayerNorm(3)
+    assert layer.eval() is layer
+    assert layer.training is False
+    assert layer.train() is layer
+    assert layer.training is True
+    assert layer.train(False).training is False
+
+
+@pytest.mark.parametrize("case", BATCH, ids=layer_cases.LayerCase.id)
+def test_reset(case, rng):
+    layer = layer_cases.draw_state(case.make(), rng)
+    layer.reset_parameters()
+    assert layer_cases.state_bytes(layer) == layer_cases.state_bytes(case.make())
+
+
+# ---- copies, processes, threads
+
+
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy} | {
+    f"pickle {p}": lambda layer, p=p: pickle.loads(pickle.dumps(layer, p)) for p in range(2, pickle.HIGHEST_PROTOCOL + 1)
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@every_layer
+def test_copies(case, how, rng):
+    layer = layer_cases.draw_state(case.make(), rng).eval()
+    twin, x = COPIES[how](layer), cases.draw(rng, case.shape)
+    assert repr(twin) == repr(layer)
+    assert twin.training is False
+    assert layer_cases.state_bytes(twin) == layer_cases.state_bytes(layer)
+    assert cases.same_bits(twin(x), layer(x))
+    before = layer_cases.state_bytes(layer)
+    shared = [np.shares_memory(a, b) for a, b in zip(twin.state_dict().values(), layer.state_dict().values(), strict=True)]
+    assert all(shared) if how == "copy" else not any(shared)
+    twin.train()(x)
+    if how != "copy":
+        assert layer_cases.state_bytes(layer) == before
+
+
+@pytest.mark.parametrize("momentum", [None, 0.001])
+@pytest.mark.parametrize("width", [1, 2000], ids=["with the GIL", "without"])
+def test_no_training_update_is_lost(momentum, width, four_threads, rng):
+    """Every batch has mean 1 and counts once, so the sums of the updates are known whatever the order."""
+    layer = fn.BatchNorm1d(3, momentum=momentum, dtype=np.float64)
+    x = rng.normal(0, 1, (16, 3, width))
+    x += 1 - x.mean((0, 2), keepdims=True)
+    n = 400 if width == 1 else 40
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: layer(x), range(n), timeout=SECONDS))
+    assert layer.num_batches_tracked == n
+    wanted = 1 if momentum is None else 1 - (1 - momentum) ** n
+    np.testing.assert_allclose(layer.running_mean, wanted, rtol=4 * n * oracle.EPS64)
+
+
+def test_threads_in_eval(four_threads, rng):
+    layer = layer_cases.draw_state(fn.BatchNorm1d(6), rng).eval()
+    arrays = [cases.draw(rng, (n, 6, 50)) for n in (3, 100, 400)] * 8
+    wanted = [layer(x) for x in arrays]
+    with ThreadPoolExecutor(8) as pool:
+        for got, one in zip(pool.map(layer, arrays, timeout=SECONDS), wanted, strict=True):
+            assert cases.same_bits(got, one)
+
+
+FORK = """
+import os, signal, threading, numpy as np, fusednorm as fn
+layer = fn.BatchNorm1d(2)
+layer._lock.acquire()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(30)
+    layer(np.array([[1.0, 2.0], [3.0, 5.0]]))
+    os._exit(7 if layer.num_batches_tracked == 1 else 8)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), layer._lock.locked())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_while_another_thread_trains():
+    assert output_of(FORK) == "7 True"
