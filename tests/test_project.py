@@ -27,6 +27,7 @@ API = {
     "set_num_threads": "n",
     "get_num_threads": "",
     "show_config": "mode='stdout'",
+    "RunningMoments": "channel_axis=1",
 }
 
 

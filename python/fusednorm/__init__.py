@@ -2,9 +2,11 @@
 
 from fusednorm.config import __version__, get_num_threads, set_num_threads, show_config
 from fusednorm.functional import Moments, batch_norm, group_norm, instance_norm, layer_norm, moments, rms_norm
+from fusednorm.running import RunningMoments
 
 __all__ = [
     "Moments",
+    "RunningMoments",
     "__version__",
     "batch_norm",
     "get_num_threads",
