@@ -124,6 +124,20 @@ def test_norms(call, dtype, rng):
     np.testing.assert_array_equal(computed, wanted)
 
 
+def test_residual_and_activation(rng):
+    x, residual = draw(rng), draw(rng) - 1e3
+    try:
+        wanted = fn.group_norm(x, 2, residual=residual, activation="relu")
+    except NotImplementedError as e:
+        pytest.skip(str(e))
+    array = da.from_array(x, chunks=4)
+    for other in (residual, da.from_array(residual, chunks=3)):
+        got = fd.group_norm(array, 2, residual=other, activation="relu")
+        np.testing.assert_array_equal(got.compute(scheduler="sync"), wanted)
+    with pytest.raises(ValueError, match="group_norm: residual: expected shape"):
+        fd.group_norm(array, 2, residual=residual[:2])
+
+
 def test_statistics_and_parameters_may_be_lazy(rng):
     x = draw(rng)
     array = da.from_array(x, chunks=4)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fusednorm import __main__ as command
-from fusednorm import stats
+from fusednorm import files
 from PIL import Image
 from processes import run_python
 from sklearn import datasets
@@ -111,7 +111,7 @@ def test_gray_among_color_is_skipped_or_converted(run, folder):
     code, result, err = run(root)
     assert code == 0
     check(result, channels(*images), 3, skipped=1)
-    assert err == f"skipped {root / 'z.png'}: 1 channels where the first file has 3\n"
+    assert err == f"skipped {root / 'z.png'}: channels: 1, the first file has 3\n"
     check(run(root, "--mode", "RGB")[1], channels(*images, np.repeat(np.asarray(gray)[..., None], 3, -1)), 4)
     _, result, _ = run(root, "--mode", "L")
     assert (result["files"], len(result["mean"])) == (4, 1)
@@ -127,8 +127,8 @@ def test_arrays(axis, order, run, tmp_path, rng, monkeypatch):
     np.save(tmp_path / "x.npy", x)
     wanted = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
     check(run(tmp_path, "--channel-axis", axis)[1], wanted, 1)
-    monkeypatch.setattr(stats, "PART_BYTES", 700)
-    tasks = list(stats.make_tasks([str(tmp_path / "x.npy")], stats.argparse.Namespace(channel_axis=axis, mode=None)))
+    monkeypatch.setattr(files, "PART_BYTES", 700)
+    tasks = list(files.make_tasks([str(tmp_path / "x.npy")], axis, None))
     assert len(tasks) == 8
     check(run(tmp_path, "--channel-axis", axis)[1], wanted, 1)
 
@@ -190,6 +190,7 @@ def test_what_cannot_be_read_is_named_and_skipped(run, folder, tmp_path):
     assert len(lines) == len(names) + 2
     assert all(sum(f"skipped {path}: " in line for line in lines) == 1 for path in names)
     assert "exceeds limit" in err
+    assert "flat.npy: an array of shape (3,) has no axis 1: see --channel-axis" in err
     assert "absent.png: no such file" in err
     assert "notes.txt: neither an image nor .npy or .npz" in err
 

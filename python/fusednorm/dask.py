@@ -70,12 +70,11 @@ def moments(
         adjust_chunks=dict.fromkeys(axes, 1),
         dtype=np.float64,
         meta=np.empty((0,) * (x.ndim + 1)),
-        name=None,
     )
     if axes:
         keywords = {"axis": axes, "keepdims": keepdims, "dtype": np.float64, "concatenate": True}
         states = da.reduction(states, merge_states, merge_states, combine=merge_states, **keywords)
-    results = (states.map_blocks(part, ddof, drop_axis=states.ndim - 1, dtype=np.float64) for part in (mean_of, var_of))
+    results = (states.map_blocks(finished, i, ddof, drop_axis=states.ndim - 1, dtype=np.float64) for i in (0, 1))
     return Moments(*results)
 
 
@@ -96,14 +95,9 @@ def merge_states(states: Floats, axis: Axes, keepdims: bool) -> Floats:
     return total.reshape([1 if i in axis else n for i, n in enumerate(states.shape)]) if keepdims else total
 
 
-def mean_of(states: Floats, ddof: float) -> Floats:
-    """Return the means of states."""
-    return finish(states, ddof)[0]
-
-
-def var_of(states: Floats, ddof: float) -> Floats:
-    """Return the variances of states."""
-    return finish(states, ddof)[1]
+def finished(states: Floats, which: int, ddof: float) -> Floats:
+    """Return the means (0) or the variances (1) of states."""
+    return finish(states, ddof)[which]
 
 
 def batch_norm(

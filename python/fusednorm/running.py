@@ -61,7 +61,7 @@ class RunningMoments:
             self._channel_axis = None if channel_axis is None else int(channel_axis.__index__())
         except AttributeError:
             raise TypeError(f"RunningMoments: channel_axis: expected an integer or None, got {channel_axis!r}") from None
-        self._states = _no_states(self._channel_axis)
+        self._states = np.zeros((1 if channel_axis is None else 0, STATE_VALUES))
         self._masked = False
         self._lock = threading.Lock()
 
@@ -77,9 +77,9 @@ class RunningMoments:
             an empty one may do so too.
         where
             Bool, broadcasting with `batch`: True for the values that count. From then on `count` is an array. The values
-            are compressed channel by channel, which is several times slower than an update without a mask.
+            are compressed channel by channel, which takes about twenty times as long as an update without a mask.
         skipna
-            Whether NaN counts as masked.
+            Whether NaN counts as masked; `count` is an array then. Only the channels that have a NaN are compressed.
 
         Returns
         -------
@@ -96,16 +96,7 @@ class RunningMoments:
         """
         if where is None and not skipna:
             return self._add(self._pooled(batch), False, "update", "batch")
-        x = np.asarray(batch)
-        mask = _mask(x, where, skipna)
-        if mask.all():
-            return self._add(self._pooled(x), True, "update", "batch")
-        if self._channel_axis is None:
-            return self._add(self._pooled(x[mask]), True, "update", "batch")
-        self._pooled(x[:0] if x.ndim else x)  # the checks of an array, before an axis of it moves
-        channels, masks = (np.moveaxis(a, self._channel_axis, 0) for a in (x, mask))
-        states = [_core.pooled("RunningMoments.update", c[m], None) for c, m in zip(channels, masks, strict=True)]
-        return self._add(np.reshape(states, (-1, STATE_VALUES)), True, "update", "batch")
+        return self._add(self._compressed(np.asarray(batch), where, skipna), True, "update", "batch")
 
     def merge(self, other: RunningMoments) -> RunningMoments:
         """Add what `other` has seen; returns this object. `other` stays as it is.
@@ -134,6 +125,17 @@ class RunningMoments:
     def _pooled(self, x: ArrayLike) -> Floats:
         states: Floats = _core.pooled("RunningMoments.update", x, self._channel_axis)
         return np.ascontiguousarray(states.reshape(-1, STATE_VALUES))
+
+    def _compressed(self, x: Array, where: ArrayLike | None, skipna: bool) -> Floats:
+        states = self._pooled(x)
+        mask = _broadcast(where, x.shape)
+        axis = self._channel_axis
+        channels, masks = (np.atleast_1d(a)[None] if axis is None else np.moveaxis(a, axis, 0) for a in (x, mask))
+        for c, (values, kept) in enumerate(zip(channels, masks, strict=True)):
+            has_nan = skipna and bool(np.isnan(states[c]).any())
+            if has_nan or not kept.all():
+                states[c] = _core.pooled("RunningMoments.update", values[kept & ~np.isnan(values) if has_nan else kept], None)
+        return states
 
     def _add(self, states: Floats, masked: bool, method: str, argument: str) -> RunningMoments:
         with self._lock:
@@ -262,7 +264,7 @@ class RunningMoments:
         """
         wanted = {*_NAMES, "masked", "channel_axis"}
         if set(state) != wanted:
-            raise ValueError(f"RunningMoments.load_state_dict: expected the keys {sorted(wanted)}, got {sorted(state)}")
+            raise ValueError(f"RunningMoments.load_state_dict: state: expected {sorted(wanted)}, got {sorted(state)}")
         columns = [np.asarray(state[name], np.float64) for name in _NAMES]
         if any(c.ndim != 2 or len(c) != 2 or c.shape != columns[0].shape for c in columns):
             shapes = [c.shape for c in columns]
@@ -303,18 +305,12 @@ class RunningMoments:
         self.load_state_dict(state)
 
 
-def _no_states(channel_axis: int | None) -> Floats:
-    return np.zeros((1 if channel_axis is None else 0, STATE_VALUES))
-
-
-def _mask(x: Array, where: ArrayLike | None, skipna: bool) -> NDArray[np.bool_]:
+def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     mask = np.asarray(True if where is None else where)
     if mask.dtype != np.bool_:
         raise TypeError(f"RunningMoments.update: where: expected a bool array, got dtype {mask.dtype}")
     try:
-        mask = np.broadcast_to(mask, x.shape)
+        return np.broadcast_to(mask, shape)
     except ValueError:
-        raise ValueError(
-            f"RunningMoments.update: where: expected what broadcasts to {x.shape}, got shape {mask.shape}"
-        ) from None
-    return mask & ~np.isnan(x) if skipna and x.dtype.kind not in "biu" else mask
+        message = f"RunningMoments.update: where: expected what broadcasts to {shape}, got shape {mask.shape}"
+        raise ValueError(message) from None
