@@ -157,7 +157,9 @@ def readings(tasks: list[Task], workers: int) -> Iterator[Iterator[RunningMoment
         yield map(read, tasks)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    # Small files travel several at a time; what a worker holds must be finished before Ctrl-C ends the program.
+    together = 1 if any(task.parts > 1 for task in tasks) else 8
     try:
-        yield pool.map(read, tasks, chunksize=max(1, min(8, len(tasks) // workers)))
+        yield pool.map(read, tasks, chunksize=max(1, min(together, len(tasks) // workers)))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
