@@ -144,22 +144,22 @@ def read_image(task: Task) -> RunningMoments:
     return stats.update(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
-def start_worker() -> None:
-    """Leave Ctrl-C to the parent, and the other processors to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    set_num_threads(1)
-
-
 @contextmanager
 def readings(tasks: list[Task], workers: int) -> Iterator[Iterator[RunningMoments | str]]:
     """Give what `read` gives for each task, in their order."""
     if workers == 1:
         yield map(read, tasks)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    # Each worker has one processor; Ctrl-C is for this process alone: what it ignores when it starts others, they ignore.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), set_num_threads, (1,))
     # Small files travel several at a time; what a worker holds must be finished before Ctrl-C ends the program.
     together = 1 if any(task.parts > 1 for task in tasks) else 8
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        yield pool.map(read, tasks, chunksize=max(1, min(together, len(tasks) // workers)))
+        try:
+            results = pool.map(read, tasks, chunksize=max(1, min(together, len(tasks) // workers)))
+        finally:
+            signal.signal(signal.SIGINT, before)
+        yield results
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
