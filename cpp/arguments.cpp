@@ -5,77 +5,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "memory.hpp"
-
 namespace fusednorm {
 namespace {
-
-constexpr int kContiguous = 0x0001, kFortran = 0x0002, kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
-
-py::detail::PyArray_Proxy* proxy(const py::array& a) { return py::detail::array_proxy(a.ptr()); }
-
-// False for a type that the kernels do not read.
-bool type_of(const py::dtype& dtype, Type& type) {
-    const char kind = dtype.kind();
-    const auto bytes = dtype.itemsize();
-    const auto pick = [&](Type one, Type two, Type four, Type eight) {
-        type = bytes == 1 ? one : bytes == 2 ? two : bytes == 4 ? four : eight;
-        return bytes <= 8;
-    };
-    switch (kind) {
-        case 'f':
-            type = bytes == 4 ? Type::f32 : Type::f64;
-            return bytes == 4 || bytes == 8;
-        case 'b':
-            type = Type::boolean;
-            return true;
-        case 'u':
-            return pick(Type::u8, Type::u16, Type::u32, Type::u64);
-        case 'i':
-            return pick(Type::i8, Type::i16, Type::i32, Type::i64);
-        default:
-            return false;
-    }
-}
-
-bool is_native(const py::dtype& dtype) {
-    const char order = dtype.byteorder();
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    return order != '>';
-#else
-    return order != '<';
-#endif
-}
-
-bool is_odd(const py::array& a) {
-    if (!is_native(a.dtype()) || !(a.flags() & kAligned)) return true;
-    for (py::ssize_t i = 0; i < a.ndim(); ++i)
-        if (a.shape(i) > 1 && a.strides(i) % a.itemsize() != 0) return true;
-    return false;
-}
-
-py::module_ numpy() { return py::module_::import("numpy"); }
-
-py::array native_copy(const py::array& a) {
-    return numpy().attr("array")(a, py::arg("dtype") = a.dtype().attr("newbyteorder")("="), py::arg("order") = "K",
-                                 py::arg("copy") = true, py::arg("subok") = false);
-}
-
-// NumPy's casts neither warn nor raise while this lives, whatever the user's errstate is.
-class QuietCasts {
-public:
-    QuietCasts() : state(numpy().attr("errstate")(py::arg("all") = "ignore")) { state.attr("__enter__")(); }
-    ~QuietCasts() {
-        try {
-            state.attr("__exit__")(py::none(), py::none(), py::none());
-        } catch (py::error_already_set& e) {
-            e.discard_as_unraisable("fusednorm");
-        }
-    }
-
-private:
-    py::object state;
-};
 
 // A dense copy in C order; the array itself where it is one already.
 py::array dense(const py::array& a, Type type) {
@@ -83,53 +14,7 @@ py::array dense(const py::array& a, Type type) {
     return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = false);
 }
 
-bool overlap(const Array& a, const Array& b) {
-    const char *a_first, *a_last, *b_first, *b_last;
-    a.extent(a_first, a_last), b.extent(b_first, b_last);
-    return a_first < b_last && b_first < a_last;
-}
-
-bool same_places(const Array& a, const Array& b) {
-    if (a.data != b.data || size_of(a.type) != size_of(b.type)) return false;
-    for (int i = 0; i < a.ndim; ++i)
-        if (a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
-    return true;
-}
-
-// Strides of a dense array in the memory order of x, which is not C's: what numpy.empty_like gives.
-std::vector<py::ssize_t> keep_order(const Array& x, int64_t item) {
-    std::vector<int> order(static_cast<size_t>(x.ndim));
-    std::iota(order.begin(), order.end(), 0);
-    const int flags = proxy(py::reinterpret_borrow<py::array>(x.array))->flags;
-    if (flags & kFortran) {
-        std::reverse(order.begin(), order.end());
-    } else {
-        std::stable_sort(order.begin(), order.end(),
-                         [&](int i, int j) { return std::abs(x.strides[i]) > std::abs(x.strides[j]); });
-    }
-    std::vector<py::ssize_t> strides(static_cast<size_t>(x.ndim));
-    for (int i = x.ndim - 1; i >= 0; --i) {
-        const auto axis = static_cast<size_t>(order[static_cast<size_t>(i)]);
-        strides[axis] = item;
-        item *= x.shape[axis];
-    }
-    return strides;
-}
-
 }  // namespace
-
-int64_t Array::size() const {
-    int64_t n = 1;
-    for (int i = 0; i < ndim; ++i) n *= shape[i];
-    return n;
-}
-
-void Array::extent(const char*& first, const char*& last) const {
-    first = last = data;
-    if (size() == 0) return;
-    for (int i = 0; i < ndim; ++i) (strides[i] < 0 ? first : last) += strides[i] * (shape[i] - 1);
-    last += size_of(type);
-}
 
 std::string text_of(const py::ssize_t* shape, int ndim) {
     std::string text = "(";
@@ -145,54 +30,6 @@ std::string text_of(py::handle object) {
     std::string text = py::str(py::repr(object));
     std::replace(text.begin(), text.end(), '\n', ' ');
     return text.size() > 80 ? text.substr(0, 77) + "..." : text;
-}
-
-Array view_of(py::array array, Type type) {
-    Array a;
-    const auto* p = proxy(array);
-    a.type = type, a.data = p->data, a.ndim = p->nd, a.shape = p->dimensions, a.strides = p->strides;
-    a.array = std::move(array);
-    return a;
-}
-
-namespace {
-
-// What owns the memory of a large result, as the array's base.
-struct LargeMemory {
-    void* memory;
-    size_t bytes;
-};
-
-py::capsule take_large(size_t bytes) {
-    auto block = std::make_unique<LargeMemory>(LargeMemory{nullptr, bytes});
-    block->memory = take_memory(bytes);
-    return py::capsule(block.release(), [](void* p) {
-        const std::unique_ptr<LargeMemory> owned(static_cast<LargeMemory*>(p));
-        give_memory(owned->memory, owned->bytes);
-    });
-}
-
-}  // namespace
-
-py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides) {
-    static const int numbers[] = {11, 12};  // NPY_FLOAT, NPY_DOUBLE
-    auto& api = py::detail::npy_api::get();
-    auto bytes = static_cast<size_t>(size_of(type));
-    for (int i = 0; i < ndim; ++i) bytes *= static_cast<size_t>(shape[i]);
-    py::object owner;
-    void* memory = nullptr;
-    if (bytes >= kLargeBytes) {
-        const py::capsule capsule = take_large(bytes);
-        memory = capsule.get_pointer<LargeMemory>()->memory;
-        owner = capsule;
-    }
-    PyObject* descr = api.PyArray_DescrFromType_(numbers[static_cast<int>(type)]);
-    PyObject* a =
-        api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, ndim, shape, strides, memory, memory ? kWriteable : 0, nullptr);
-    if (!a) throw py::error_already_set();
-    const auto array = py::reinterpret_steal<py::array>(a);
-    if (owner && api.PyArray_SetBaseObject_(a, owner.release().ptr()) != 0) throw py::error_already_set();
-    return array;
 }
 
 // ---- errors
@@ -226,27 +63,45 @@ Array Arguments::input(const char* argument, py::handle object) const {
     py::array a = convert(argument, object);
     Type type;
     if (!type_of(a.dtype(), type))
-        type_error(argument, "a bool, integer, float32 or float64 array", "dtype " + std::string(py::str(a.dtype())));
+        type_error(argument, "a bool, integer, float16, bfloat16, float32 or float64 array", "dtype " + std::string(py::str(a.dtype())));
     if (is_odd(a)) a = native_copy(a);
     return view_of(std::move(a), type);
 }
 
 Type Arguments::result_type(const Array& x, py::handle dtype) const {
-    if (dtype.is_none()) return x.type == Type::f32 ? Type::f32 : Type::f64;
+    if (dtype.is_none()) return is_float(x.type) ? x.type : Type::f64;
     Type type = Type::boolean;
     try {
         const py::dtype asked = py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype));
-        if (type_of(asked, type) && (type == Type::f32 || type == Type::f64)) return type;
+        if (type_of(asked, type) && is_float(type)) return type;
     } catch (py::error_already_set& e) {
         if (!e.matches(PyExc_TypeError)) throw;
     }
-    type_error("dtype", "float32 or float64", text_of(dtype));
+    type_error("dtype", "float16, bfloat16 (of ml_dtypes), float32 or float64", text_of(dtype));
 }
 
-void Arguments::absent(const char* argument, py::handle object) const {
-    if (!object.is_none())
-        throw std::runtime_error(std::string(function) + ": " + argument + ": not supported yet, expected None, got " +
-                                 text_of(object));
+Activation Arguments::activation(py::handle object) const {
+    if (object.is_none()) return Activation::none;
+    static const std::pair<const char*, Activation> names[] = {
+        {"relu", Activation::relu},           {"silu", Activation::silu},
+        {"gelu", Activation::gelu},           {"gelu_tanh", Activation::gelu_tanh},
+        {"sigmoid", Activation::sigmoid},     {"tanh", Activation::tanh},
+        {"hardswish", Activation::hardswish}, {"leaky_relu", Activation::leaky_relu}};
+    std::string all = "None";
+    for (const auto& [name, activation] : names) {
+        if (PyUnicode_Check(object.ptr()) && PyUnicode_CompareWithASCIIString(object.ptr(), name) == 0) return activation;
+        all += std::string(", '") + name + "'";
+    }
+    if (!PyUnicode_Check(object.ptr())) type_error("activation", "one of " + all, text_of(object));
+    value_error("activation", "one of " + all, text_of(object));
+}
+
+Array Arguments::residual(py::handle object, const Array& x) const {
+    if (object.is_none()) return {};
+    const Array r = input("residual", object);
+    if (r.ndim != x.ndim || !std::equal(x.shape, x.shape + x.ndim, r.shape))
+        value_error("residual", "the shape of x, " + text_of(x.shape, x.ndim), "shape " + text_of(r.shape, r.ndim));
+    return r;
 }
 
 // ---- numbers
@@ -303,8 +158,9 @@ py::array Arguments::floats(const char* argument, py::handle object) const {
     // A list of Python integers has no dtype of its own.
     const bool is_list = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object);
     const char kind = a.dtype().kind();
-    const bool is_float = kind == 'f' || std::string(py::str(a.dtype())) == "bfloat16";
-    if (!is_float && !(is_list && (kind == 'i' || kind == 'u')))
+    Type type = Type::boolean;
+    const bool floats = kind == 'f' || (type_of(a.dtype(), type) && is_float(type));
+    if (!floats && !(is_list && (kind == 'i' || kind == 'u')))
         type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(a.dtype())));
     return a;
 }
@@ -410,50 +266,6 @@ py::array Arguments::values(const char* argument, py::handle object, Type type, 
     Type own;
     if (extra == 0 && type_of(a.dtype(), own) && own == type && (a.flags() & kContiguous) && !is_odd(a)) return a;
     return dense(a, type);
-}
-
-// ---- results
-
-Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out,
-               std::initializer_list<py::handle> inputs) {
-    const auto fresh = [&](const Array& like) {
-        const bool c_order = proxy(py::reinterpret_borrow<py::array>(like.array))->flags & kContiguous;
-        if (c_order) return view_of(new_array(type, like.ndim, like.shape, nullptr), type);
-        return view_of(new_array(type, like.ndim, like.shape, keep_order(like, size_of(type)).data()), type);
-    };
-    if (out.is_none()) {
-        view = fresh(x);
-        return;
-    }
-    if (!py::isinstance<py::array>(out)) arguments.type_error("out", "a numpy.ndarray", text_of(py::type::of(out)));
-    const py::array a = py::reinterpret_borrow<py::array>(out);
-    Type out_type = Type::boolean;
-    if (!type_of(a.dtype(), out_type) || out_type != type)
-        arguments.type_error("out", type == Type::f32 ? "dtype float32" : "dtype float64",
-                             "dtype " + std::string(py::str(a.dtype())));
-    if (a.ndim() != x.ndim || !std::equal(x.shape, x.shape + x.ndim, a.shape()))
-        arguments.value_error("out", "shape " + text_of(x.shape, x.ndim),
-                              "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
-    if (!(a.flags() & kWriteable)) arguments.value_error("out", "a writeable array", "a read-only one");
-    for (int i = 0; x.size() > 0 && i < x.ndim; ++i)
-        if (a.shape(i) > 1 && a.strides(i) == 0)
-            arguments.value_error("out", "an array whose elements do not share memory", "a stride of 0");
-    view = view_of(a, type);
-    bool direct = !is_odd(a) && (!overlap(view, x) || same_places(view, x));
-    for (py::handle input : inputs)
-        if (py::isinstance<py::array>(input)) {
-            const py::array other = py::reinterpret_borrow<py::array>(input);
-            direct = direct && !overlap(view, view_of(other, Type::f64));
-        }
-    if (direct) return;
-    target = a;
-    view = fresh(x);
-}
-
-py::object Result::finish() {
-    if (!target) return view.array;
-    numpy().attr("copyto")(target, view.array);
-    return target;
 }
 
 }  // namespace fusednorm

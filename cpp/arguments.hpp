@@ -1,33 +1,13 @@
 // What a user passed, checked: Python objects become arrays of known type, shape and strides, or a TypeError or
 // ValueError that names the function, the argument, what was expected and what came. No kernel is called here.
 #pragma once
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "norm.hpp"
+#include "arrays.hpp"
 
 namespace fusednorm {
-
-namespace py = pybind11;
-
-// An ndarray as pointer and strides; array keeps it alive.
-struct Array {
-    py::object array;  // not py::array: that one makes an array when it is given none
-    Type type = Type::f32;
-    char* data = nullptr;
-    int ndim = 0;
-    const py::ssize_t *shape = nullptr, *strides = nullptr;  // strides in bytes
-
-    int64_t size() const;
-    int64_t step(int axis) const { return strides[axis] / size_of(type); }  // elements
-    // The bytes that the array's elements lie in: [first, last).
-    void extent(const char*& first, const char*& last) const;
-};
 
 // n doubles, not initialized; few of them lie in place.
 class Doubles {
@@ -61,7 +41,9 @@ public:
     int64_t integer(const char* argument, py::handle object) const;
     std::vector<int64_t> integers(const char* argument, py::handle object) const;  // one, or a sequence of them
     int axis(const char* argument, int64_t value, int ndim) const;                 // counted from the front
-    void absent(const char* argument, py::handle object) const;
+    Activation activation(py::handle object) const;
+    // An array of x's shape, or nothing (array is null).
+    Array residual(py::handle object, const Array& x) const;
 
     // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.
     void channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none, double* to) const;
@@ -78,21 +60,5 @@ private:
 
 // Writes n values into an array that channels() read and updatable() allowed, in its own dtype.
 void update_channels(py::handle target, const double* values, int64_t n);
-
-// The result: a fresh array in x's memory order, or `out` after its checks. Where out cannot be written directly (it
-// overlaps an input, or its memory is odd), a temporary stands in, and finish() copies it.
-class Result {
-public:
-    Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<py::handle> inputs);
-    Array view;
-    py::object finish();
-
-private:
-    py::object target;  // out, where view is a temporary
-};
-
-Array view_of(py::array array, Type type);
-// strides: null for C order.
-py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides);
 
 }  // namespace fusednorm

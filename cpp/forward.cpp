@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "exact.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
 #include "threads.hpp"
+#include "tiles.hpp"
 
 namespace fusednorm {
 namespace {
@@ -30,8 +32,6 @@ int64_t stream_bytes() {
     static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     return last_cache > 0 ? std::clamp(last_cache, kLeast, kMost) : kUnknown;
 }
-// How far ahead normalize asks for x, in bytes.
-constexpr int64_t kAhead = 2048;
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
 // n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
@@ -48,19 +48,6 @@ private:
     std::unique_ptr<T[]> heap;
 };
 
-struct Coefficients {
-    char *center, *scale, *shift;  // float or double
-    bool wide;                     // double, also where the result is float: the numbers do not fit
-};
-
-// What one thread needs besides x and y.
-struct Workspace {
-    char *x, *y;  // packed tiles
-    double* scratch;
-    Moments piece, segment, unit, stats;
-    char* coefficients;
-};
-
 Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
 
 class Forward {
@@ -69,14 +56,14 @@ public:
         : op(operation),
           plan(make_plan(op)),
           k(kernels()),
-          x_type(op.x_type == Type::f32 ? Type::f32 : Type::f64),
-          single(x_type == Type::f32 && op.y_type == Type::f32) {
+          tiles(op, plan, k),
+          exact(is_small_integer(op.x_type)) {
         units = plan.units.size();
         down = plan.direction == Direction::down;
         n = down ? plan.read.cols.size : 1;
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
-        stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
+        tiles.stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
         // Short rows of their own statistics are taken many at a time.
         if (one_row() && plan.units.n > 0) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
@@ -84,10 +71,9 @@ public:
             const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
             batch = std::min({kMaxBatch, fit, share, plan.units.last().size});
         }
-        row_weight = op.weight, row_bias = op.bias;
-        if (plan.coefs == Coefs::both && !op.rows_only && single) narrow_weights();
+        if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
         // x of this unit is in the cache: what the next one's sums will read is asked for, while the results are written.
-        if (!op.given && !down && plan.units.n > 0 && !one_row()) ahead = threads * plan.units.last().x * size_of(op.x_type);
+        if (!op.given && !down && plan.units.n > 0 && !one_row()) tiles.ahead = threads * plan.units.last().x * size_of(op.x_type);
         channels = down ? n : batch;
         if (!down && plan.coefs == Coefs::rows)
             for (int i = 0; i < plan.write.rows.n; ++i)
@@ -95,6 +81,7 @@ public:
     }
 
     void run() {
+        if (op.terms[0] && !adds_by_row()) add_terms();
         if (op.given) return normalize_given();
         batches = plan.units.n == 0 ? 1 : units / plan.units.last().size * batches_of_last();
         if (threads == 1 || (batches >= threads && (batches >= 4 * threads || batches % threads == 0))) return per_statistic();
@@ -105,15 +92,13 @@ private:
     const Operation& op;
     Plan plan;
     const Kernels& k;
-    Type x_type;  // as the kernels see it
-    bool single;  // float arithmetic, where the numbers fit
-    bool down, stream;
+    Tiles tiles;
+    bool exact;  // moments stand for integer sums until they are finished
+    bool down;
     std::vector<float> narrow;
-    const void *row_weight, *row_bias;  // Coefs::both: of weight_type()
     int threads;
     int64_t units, n, values, channels;
     int64_t batch = 1, batches = 1;
-    int64_t ahead = kAhead;
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
@@ -121,7 +106,7 @@ private:
         const auto *weight = static_cast<const double*>(op.weight), *bias = static_cast<const double*>(op.bias);
         narrow.assign(weight, weight + n_channels);
         narrow.insert(narrow.end(), bias, bias + n_channels);
-        row_weight = narrow.data(), row_bias = narrow.data() + n_channels;
+        tiles.row_weight = narrow.data(), tiles.row_bias = narrow.data() + n_channels;
     }
 
     int64_t op_channels() const {
@@ -144,21 +129,16 @@ private:
         int64_t doubles_each, packed_each;
     };
 
-    bool pack_x() const { return plan.read.pack_x || plan.write.pack_x; }
-    bool pack_y() const { return plan.write.pack_y; }
-    int64_t pack_values() const { return std::max({kPackValues, plan.read.chunk, plan.write.chunk}); }
-
     Memory make_memory(int slots, bool with_coefficients) const {
         const int64_t moments = std::max(n, batch) * 3 * 4;
         const int64_t each = moments + (down ? cols_scratch(n) : 0) + (with_coefficients ? channels * 3 : 0);
-        const int64_t packed = (pack_x() + pack_y()) * pack_values() * 8;
+        const int64_t packed = tiles.packed_bytes();
         return {Buffer<double>(each * slots), Buffer<char>(packed * slots), each, packed};
     }
 
     Workspace workspace(Memory& memory, int slot) const {
         Workspace w;
-        w.x = memory.packed.at(memory.packed_each * slot);
-        w.y = w.x + pack_x() * pack_values() * 8;
+        tiles.place_packed(w, memory.packed.at(memory.packed_each * slot));
         double* d = memory.doubles.at(memory.doubles_each * slot);
         const int64_t m = std::max(n, batch);
         for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
@@ -169,14 +149,10 @@ private:
 
     // ---- moments
 
-    // x(piece), packed if it must be. Returns the pointer and the leading dimension.
-    const void* read(const Tiling& tiling, const Piece& p, const Workspace& w, int64_t& ld) const {
-        const char* x = static_cast<const char*>(op.x) + p.at.x * size_of(op.x_type);
-        ld = p.row.x;
-        if (!tiling.pack_x) return x;
-        k.convert[int(op.x_type)][int(x_type)]({x, w.x, p.rows, p.cols, p.row.x, tiling.cols.x, p.cols, 1});
-        ld = p.cols;
-        return w.x;
+    // a (count_a values) takes in b (count_b).
+    void merge(Moments a, double count_a, Moments b, double count_b) const {
+        if (exact) return add_sums(a, b, n);
+        k.merge(a, count_a, b, count_b, n);
     }
 
     // The moments of one segment of one unit, of n columns or one statistic.
@@ -185,15 +161,15 @@ private:
         const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
         walk(plan.read, unit, begin, end, [&](const Piece& p) {
             int64_t ld;
-            const void* x = read(plan.read, p, w, ld);
+            const void* x = tiles.read(plan.read, p, w, ld);
             const Moments to = before == 0 ? out : w.piece;
             if (down) {
-                k.moments_cols[int(x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
+                k.moments_cols[static_cast<int>(tiles.x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
             } else {
-                k.moments_rows[int(x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
+                k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
             }
             const double count = static_cast<double>(down ? p.rows : p.rows * p.cols);
-            if (before > 0) k.merge(out, before, w.piece, count, n);
+            if (before > 0) merge(out, before, w.piece, count);
             before += count;
         });
     }
@@ -214,8 +190,13 @@ private:
         Moments result = columns;
         if (plan.per > 1) {
             result = w.stats;
-            k.pool(columns, static_cast<double>(plan.read.rows.size()), plan.per, result, stats);
+            if (exact) {
+                pool_sums(columns, plan.per, result, stats);
+            } else {
+                k.pool(columns, static_cast<double>(plan.read.rows.size()), plan.per, result, stats);
+            }
         }
+        if (exact) close_sums(result, stats, plan.count(), op.centered);
         if (op.moments.mean) {
             std::copy_n(result.mean, stats, op.moments.mean + unit.stat);
             std::copy_n(result.low, stats, op.moments.low + unit.stat);
@@ -231,7 +212,7 @@ private:
                                    int64_t count_of_channels, double count, char* memory) const {
         static const double one = 1, zero = 0;
         const bool own_weights = plan.coefs == Coefs::both;
-        Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !single};
+        Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !tiles.single};
         CoefficientsJob job{stats, count,    op.eps,  n_stats, count_of_channels / n_stats, &one, &zero,
                             0,     c.center, c.scale, c.shift};
         if (!own_weights) {
@@ -239,7 +220,7 @@ private:
             job.bias = static_cast<const double*>(op.bias) + affine;
             job.affine_ld = affine_step;
         }
-        if (!k.coefficients[single ? 0 : 1](job) && single) {
+        if (!k.coefficients[tiles.single ? 0 : 1](job) && tiles.single) {
             c.wide = true;
             k.coefficients[1](job);
         }
@@ -248,33 +229,32 @@ private:
 
     // ---- normalize
 
-    // first: the channel or row that the coefficients begin with; step: from one row of the piece to the next.
-    void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
-        NormalizeTile t{};
-        t.x = read(plan.write, p, w, t.x_ld);
-        t.rows = p.rows, t.cols = p.cols, t.stream = stream, t.ahead = ahead;
-        char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
-        t.y = pack_y() ? w.y : y;
-        t.y_ld = pack_y() ? p.cols : p.row.y;
-        const int64_t skip = first * (c.wide ? 8 : 4);
-        t.center = c.center + skip, t.scale = c.scale + skip, t.shift = c.shift + skip;
-        t.coef_ld = step;
-        if (plan.coefs == Coefs::both) {
-            const int64_t size = single ? 4 : 8;
-            t.weight = static_cast<const char*>(row_weight) + p.at.affine * size;
-            t.bias = static_cast<const char*>(row_bias) + p.at.affine * size;
-            t.affine_ld = p.row.affine;
-        }
-        k.normalize[int(x_type)][int(op.y_type)][c.wide][int(plan.coefs)](t);
-        if (pack_y())
-            k.convert[int(op.y_type)][int(op.y_type)]({t.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
-    }
-
     void normalize_pieces(const Offsets& unit, const Coefficients& c, int64_t begin, int64_t end, const Workspace& w) const {
         walk(plan.write, unit, begin, end, [&](const Piece& p) {
             const bool by_channel = plan.coefs != Coefs::both;
-            normalize(p, c, by_channel ? p.at.affine - unit.affine : 0, plan.coefs == Coefs::rows ? p.row.affine : 0, w);
+            tiles.normalize(p, c, by_channel ? p.at.affine - unit.affine : 0, plan.coefs == Coefs::rows ? p.row.affine : 0, w);
         });
+    }
+
+    // ---- the sum that x is
+
+    // While a row is in the cache. Not where values next to each other in memory are of many rows.
+    bool adds_by_row() const { return op.terms[0] && one_row() && plan.read.cols.x == 1; }
+
+    void add_terms(const Piece& p) const {
+        const auto at = [&](const void* term, Type type) { return static_cast<const char*>(term) + p.at.x * size_of(type); };
+        const SumTile tile{at(op.terms[0], op.x_type), at(op.terms[1], op.term_type), const_cast<char*>(at(op.x, op.x_type)),
+                           p.rows, p.cols, p.row.x, p.row.x, p.row.x};
+        k.sum[static_cast<int>(op.x_type)][op.term_type == op.x_type ? 0 : 1](tile);
+    }
+
+    // All of it: the arrays are dense.
+    void add_terms() const {
+        auto body = [&](int64_t item, int) {
+            const int64_t begin = item * kItemValues;
+            add_terms(Piece{{begin}, 1, std::min(kItemValues, values - begin), kNoAxis});
+        };
+        parallel_for((values + kItemValues - 1) / kItemValues, threads, body);
     }
 
     // ---- the schedules
@@ -294,8 +274,8 @@ private:
     // Moments of a run of units that are one row each.
     void batch_moments(const Piece& rows, const Workspace& w, Moments out) const {
         int64_t ld;
-        const void* x = read(plan.read, rows, w, ld);
-        k.moments_rows[int(x_type)][op.centered]({x, rows.rows, ld, 1, 0, rows.cols}, out);
+        const void* x = tiles.read(plan.read, rows, w, ld);
+        k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, rows.rows, ld, 1, 0, rows.cols}, out);
     }
 
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
@@ -307,7 +287,7 @@ private:
         const Coefficients c =
             make_coefficients(w.unit, size, unit.affine, row.affine, size, static_cast<double>(plan.count()), w.coefficients);
         // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
-        if (c.wide && single && size > 1) {
+        if (c.wide && tiles.single && size > 1) {
             for (int64_t i = 0; i < size; ++i) {
                 Offsets one = unit;
                 one.step(row, i);
@@ -315,7 +295,7 @@ private:
             }
             return;
         }
-        normalize(rows, c, 0, 1, w);
+        tiles.normalize(rows, c, 0, 1, w);
     }
 
     void run_unit(const Offsets& unit, const Workspace& w) const {
@@ -323,7 +303,7 @@ private:
         double before = segment_count(0);
         for (int64_t s = 1; s < plan.segments(); ++s) {
             segment_moments(unit, s, w, w.segment);
-            k.merge(w.unit, before, w.segment, segment_count(s), n);
+            merge(w.unit, before, w.segment, segment_count(s));
             before += segment_count(s);
         }
         const Moments stats = finish_moments(unit, w.unit, w, plan.stats());
@@ -342,9 +322,12 @@ private:
         auto body = [&](int64_t item, int slot) {
             const Workspace w = workspace(memory, slot);
             if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
-            if (plan.units.n == 0) return run_batch(plan.origin, 1, w);
-            const int64_t size = plan.units.last().size, each = batches_of_last(), first = item % each * batch;
-            run_batch(place(plan.units, plan.origin, item / each * size + first), std::min(batch, size - first), w);
+            const Axis row = plan.units.n == 0 ? kNoAxis : plan.units.last();
+            const int64_t each = plan.units.n == 0 ? 1 : batches_of_last(), first = item % each * batch;
+            const Offsets unit = place(plan.units, plan.origin, item / each * row.size + first);
+            const int64_t size = std::min(batch, row.size - first);
+            if (adds_by_row()) add_terms(Piece{unit, size, plan.write.cols.size, row});
+            run_batch(unit, size, w);
         };
         parallel_for(batches, threads, body);
     }
@@ -369,7 +352,7 @@ private:
             const Offsets at = place(plan.units, plan.origin, unit);
             double before = segment_count(0);
             for (int64_t s = 1; s < segments; ++s) {
-                k.merge(partial_of(unit, 0), before, partial_of(unit, s), segment_count(s), n);
+                merge(partial_of(unit, 0), before, partial_of(unit, s), segment_count(s));
                 before += segment_count(s);
             }
             const Moments stats = finish_moments(at, partial_of(unit, 0), workspace(each, slot), plan.stats());

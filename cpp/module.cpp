@@ -7,6 +7,7 @@
 #include "arguments.hpp"
 #include "dispatch.hpp"
 #include "plan.hpp"
+#include "results.hpp"
 #include "states.hpp"
 #include "threads.hpp"
 
@@ -35,14 +36,19 @@ struct Statistics {
     Moments moments() { return {memory.data(), memory.data() + n, memory.data() + 2 * n}; }
 };
 
-void describe(Operation& op, const Array& x, const Array* y, Type y_type) {
-    op.x = x.data, op.x_type = x.type;
-    op.y = y ? y->data : nullptr, op.y_type = y_type;
-}
+// The arrays of one call: y and r may be absent.
+struct Operands {
+    Array x, y, r;
 
-Axis axis_of(const Array& x, const Array* y, int i, int64_t stat = 0, int64_t affine = 0) {
-    return {x.shape[i], x.step(i), y ? y->step(i) : 0, stat, affine};
-}
+    void describe(Operation& op, Type y_type) const {
+        op.x = x.data, op.x_type = x.type;
+        op.y = y.data, op.y_type = y_type;
+        op.r = r.data, op.r_type = r.type;
+    }
+    Axis axis(int i, int64_t stat = 0, int64_t affine = 0) const {
+        return {x.shape[i], x.step(i), y.data ? y.step(i) : 0, stat, affine, r.data ? r.step(i) : 0};
+    }
+};
 
 // running = (1 - momentum) * running + momentum * batch.
 void update(py::handle running, double* before, const double* batch, int64_t n, double momentum) {
@@ -102,22 +108,23 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
         check.value_error("x",
                           spec.pool_outer ? "more than one value per channel when training" : "more than one spatial element",
                           "shape " + text_of(x.shape, x.ndim));
-    check.absent("residual", a.residual);
-    check.absent("activation", a.activation);
-    Result y(check, x, type, a.out, {});
+    const Array r = check.residual(a.residual, x);
+    op.activation = check.activation(a.activation);
+    Result y(check, x, type, a.out, {r}, {});
     if (size == 0) return y.finish();
 
-    describe(op, x, &y.view, type);
+    const Operands arrays{x, y.view, r};
+    arrays.describe(op, type);
     op.given = !a.use_batch;
     for (int i = 0; i < x.ndim; ++i) {
         if (i == channel_axis) {
-            Axis group = axis_of(x, &y.view, i, 1, per), within = axis_of(x, &y.view, i, 0, 1);
-            group.size = groups, group.x *= per, group.y *= per;
+            Axis group = arrays.axis(i, 1, per), within = arrays.axis(i, 0, 1);
+            group.size = groups, group.x *= per, group.y *= per, group.r *= per;
             within.size = per;
             op.axes.push(group);
             if (per > 1) op.axes.push(within);
         } else {
-            op.axes.push(axis_of(x, &y.view, i, i == sample_axis ? groups : 0, 0));
+            op.axes.push(arrays.axis(i, i == sample_axis ? groups : 0, 0));
         }
     }
     Statistics statistics(a.use_batch && has_running ? samples * channels : 0);
@@ -180,32 +187,101 @@ int trailing(const Arguments& check, py::handle normalized_shape, const Array& x
     return n;
 }
 
-py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
-    const Array x = check.input("x", a.x);
-    const Type type = check.result_type(x, a.dtype);
+// The parameters of a row: kept alive while the operation runs.
+struct RowParameters {
+    int dims;  // trailing dimensions that are pooled
+    py::array weight, bias;
+};
+
+RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const Rowwise& a, const Array& x, Type type,
+                            bool is_in_float, Operation& op) {
     const int n = trailing(check, a.normalized_shape, x), first = x.ndim - n;
-    Operation op;
     op.centered = spec.centered, op.rows_only = spec.rows_only;
     if (a.eps.is_none() && !spec.centered) {
         op.eps = type == Type::f64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
     } else {
         op.eps = check.eps(a.eps);
     }
-    const Type weights = weight_type(x.type, type);
-    const py::array weight = check.values("weight", a.weight, weights, x.shape + first, n, 1);
-    const py::array bias = check.values("bias", a.bias, weights, x.shape + first, n, 0);
-    op.weight = weight.data(), op.bias = bias.data();
-    check.absent("residual", a.residual);
-    check.absent("activation", a.activation);
-    Result y(check, x, type, a.out, {weight, bias});
-    if (x.size() == 0) return y.finish();
-    describe(op, x, &y.view, type);
+    const Type weights = weight_type(is_in_float);
+    RowParameters p{n, check.values("weight", a.weight, weights, x.shape + first, n, 1),
+                    check.values("bias", a.bias, weights, x.shape + first, n, 0)};
+    op.weight = p.weight.data(), op.bias = p.bias.data();
+    return p;
+}
+
+void push_row_axes(Operation& op, const Operands& arrays, int dims) {
+    const Array& x = arrays.x;
+    const int first = x.ndim - dims;
     for (int i = 0; i < x.ndim; ++i) {
         const int64_t step = product(x.shape, i + 1, i < first ? first : x.ndim);
-        op.axes.push(axis_of(x, &y.view, i, i < first ? step : 0, i < first ? 0 : step));
+        op.axes.push(arrays.axis(i, i < first ? step : 0, i < first ? 0 : step));
     }
+}
+
+py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+    const Array x = check.input("x", a.x);
+    const Type type = check.result_type(x, a.dtype);
+    const Array r = check.residual(a.residual, x);
+    Operation op;
+    op.activation = check.activation(a.activation);
+    const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
+    const RowParameters p = describe_rows(check, spec, a, x, type, is_in_float, op);
+    Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
+    if (x.size() == 0) return y.finish();
+    const Operands arrays{x, y.view, r};
+    arrays.describe(op, type);
+    push_row_axes(op, arrays, p.dims);
     run(op, x.size());
     return y.finish();
+}
+
+// ---- the norm of a sum, and the sum
+
+// r in the memory order of x, in x's type or in double.
+Array laid_like(const Array& r, const Array& x) {
+    if (r.type == x.type && std::equal(r.strides, r.strides + r.ndim, x.strides)) return r;
+    const Array copy = array_like(x, r.type == x.type ? x.type : Type::f64);
+    const QuietCasts quiet;
+    numpy().attr("copyto")(copy.array, r.array);
+    return copy;
+}
+
+py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+    const Array given = check.input("x", a.x);
+    const Type type = check.result_type(given, py::none());
+    if (a.residual.is_none()) check.type_error("residual", "an array", "None");
+    const Array r = check.residual(a.residual, given);
+    Operation op;
+    const RowParameters p = describe_rows(check, spec, a, given, type, in_float(type, type, false), op);
+    const bool pair = py::isinstance<py::tuple>(a.out);
+    if (pair && py::len(a.out) != 2) check.value_error("out", "an array, or a tuple of two", text_of(a.out));
+    const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
+    Result y(check, given, type, outs[0], {r}, {p.weight, p.bias});
+    Result sum(check, given, type, outs[1], {r}, {p.weight, p.bias});
+    if (overlap(y.view, sum.view)) check.value_error("out", "two arrays that share no memory", "two that do");
+    if (given.size() > 0) {
+        // The sum is made where the arrays lie alike; elsewhere copies do.
+        const Array x = given.type == type && is_dense(given) ? given : dense_copy(given, type), terms = laid_like(r, x);
+        const bool direct = is_dense(sum.view) && std::equal(x.strides, x.strides + x.ndim, sum.view.strides);
+        const Array s = direct ? sum.view : array_like(x, type);
+        const Operands arrays{s, y.view, {}};
+        arrays.describe(op, type);
+        op.terms[0] = x.data, op.terms[1] = terms.data, op.term_type = terms.type;
+        push_row_axes(op, arrays, p.dims);
+        run(op, s.size());
+        if (!direct) numpy().attr("copyto")(sum.view.array, s.array);
+    }
+    return py::make_tuple(y.finish(), sum.finish());
+}
+
+py::object add_layer_norm(const py::handle* a) {
+    const py::none none;
+    return add_norm(Arguments("add_layer_norm"), kLayer, {a[0], a[2], a[3], a[4], a[5], a[1], none, none, a[6]});
+}
+
+py::object add_rms_norm(const py::handle* a) {
+    const py::none none;
+    return add_norm(Arguments("add_rms_norm"), kRms, {a[0], a[2], a[3], none, a[4], a[1], none, none, a[5]});
 }
 
 py::object layer_norm(const py::handle* a) {
@@ -230,13 +306,13 @@ std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim
 }
 
 // An operation that finds moments alone; how many statistics there are, and how many values each of them pools.
-Operation pooling(const Array& x, const std::vector<bool>& reduced, int64_t& stats, int64_t& count) {
+Operation pooling(const Operands& arrays, const std::vector<bool>& reduced, int64_t& stats, int64_t& count) {
     Operation op;
     stats = count = 1;
-    for (int i = 0; i < x.ndim; ++i) {
+    for (int i = 0; i < arrays.x.ndim; ++i) {
         const bool kept = !reduced[static_cast<size_t>(i)];
-        op.axes.push(axis_of(x, nullptr, i, kept, 0));
-        (kept ? stats : count) *= x.shape[i];
+        op.axes.push(arrays.axis(i, kept));
+        (kept ? stats : count) *= arrays.x.shape[i];
     }
     number_statistics(op.axes);
     return op;
@@ -260,10 +336,13 @@ py::object moments(const py::handle* a) {
     const double ddof = check.real("ddof", a[2]);
     if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
     const bool keepdims = py::bool_(py::reinterpret_borrow<py::object>(a[3]));
-    const Type type = check.result_type(x, a[4]);
+    const Type asked = check.result_type(x, a[4]);
+    // Half precision would lose what the sums have: those that are asked for are rounded from float64.
+    const Type type = asked == Type::f32 || (a[4].is_none() && asked != Type::f64) ? Type::f32 : Type::f64;
 
+    const Operands arrays{x, {}, {}};
     int64_t stats, count;
-    Operation op = pooling(x, reduced, stats, count);
+    Operation op = pooling(arrays, reduced, stats, count);
     std::vector<py::ssize_t> shape, strides;
     for (int i = 0; i < x.ndim; ++i) {
         const bool kept = !reduced[static_cast<size_t>(i)];
@@ -275,7 +354,7 @@ py::object moments(const py::handle* a) {
     const py::array mean = new_array(type, ndim, shape.data(), strides.data());
     const py::array var = new_array(type, ndim, shape.data(), strides.data());
     Statistics statistics(stats);
-    describe(op, x, nullptr, type);
+    arrays.describe(op, type);
     op.moments = statistics.moments();
     if (stats > 0 && count > 0) run(op, x.size());
     if (type == Type::f32) {
@@ -283,7 +362,10 @@ py::object moments(const py::handle* a) {
     } else {
         write_moments<double>(statistics, static_cast<double>(count), ddof, mean, var);
     }
-    return py::make_tuple(mean, var);
+    if (a[4].is_none() || asked == type) return py::make_tuple(mean, var);
+    const QuietCasts quiet;
+    const py::dtype dtype = dtype_of(asked);
+    return py::make_tuple(mean.attr("astype")(dtype), var.attr("astype")(dtype));
 }
 
 // ---- running states
@@ -297,8 +379,9 @@ py::object pooled(const py::handle* a) {
     if (!a[2].is_none())
         for (const int64_t one : check.integers("channel_axis", a[2]))
             reduced[static_cast<size_t>(check.axis("channel_axis", one, x.ndim))] = false;
+    const Operands arrays{x, {}, {}};
     int64_t stats, count;
-    Operation op = pooling(x, reduced, stats, count);
+    Operation op = pooling(arrays, reduced, stats, count);
     std::vector<py::ssize_t> shape, strides;
     for (int i = 0; i < x.ndim; ++i) {
         if (reduced[static_cast<size_t>(i)]) continue;
@@ -312,7 +395,7 @@ py::object pooled(const py::handle* a) {
     std::fill_n(states, stats, State{});
     if (stats == 0 || count == 0) return result;
     Statistics statistics(stats);
-    describe(op, x, nullptr, Type::f64);
+    arrays.describe(op, Type::f64);
     op.moments = statistics.moments();
     run(op, x.size());
     const double rounded = static_cast<double>(count);  // a broadcast array has more than 2^53 values for free
@@ -404,6 +487,8 @@ PyMethodDef functions[] = {
     FUSEDNORM_FUNCTION(group_norm, 10, "(x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out, /)"),
     FUSEDNORM_FUNCTION(layer_norm, 9, "(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, /)"),
     FUSEDNORM_FUNCTION(rms_norm, 8, "(x, normalized_shape, weight, eps, residual, activation, dtype, out, /)"),
+    FUSEDNORM_FUNCTION(add_layer_norm, 7, "(x, residual, normalized_shape, weight, bias, eps, out, /)"),
+    FUSEDNORM_FUNCTION(add_rms_norm, 6, "(x, residual, normalized_shape, weight, eps, out, /)"),
     FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
     FUSEDNORM_FUNCTION(pooled, 3, "(function, x, channel_axis, /)"),
     FUSEDNORM_FUNCTION(merge, 2, "(into, other, /)"),

@@ -26,11 +26,18 @@ struct Operation {
     const void* x = nullptr;
     Type x_type = Type::f32;
     void* y = nullptr;        // null: moments only
-    Type y_type = Type::f32;  // f32 or f64
+    Type y_type = Type::f32;  // a float type
+    // y = activation(norm + r); null: nothing is added.
+    const void* r = nullptr;
+    Type r_type = Type::f32;
+    Activation activation = Activation::none;
+    // x is the sum of these two, which is written first. All three are dense and lie alike; the second term is of x_type or f64.
+    const void* terms[2] = {nullptr, nullptr};
+    Type term_type = Type::f32;
     bool centered = true;
     bool rows_only = false;
     double eps = 0;
-    // per channel: doubles; rows_only: of the arithmetic's type, see weight_type()
+    // per channel: doubles; rows_only: see weight_type()
     const void *weight = nullptr, *bias = nullptr;
     // given: mean and m2 hold the running mean and variance per channel, nothing is computed from x.
     // Else: null, or the place for the moments of every statistic.
@@ -38,8 +45,17 @@ struct Operation {
     Moments moments{nullptr, nullptr, nullptr};
 };
 
+// Whether results are computed in float and stored as they come: the type is that of x (float32 for uint8) and nothing
+// follows the norm. All else is computed in double and rounded once.
+constexpr bool in_float(Type x, Type y, bool has_epilogue) {
+    return !has_epilogue && y != Type::f64 && (x == y || (x == Type::u8 && y == Type::f32));
+}
+inline bool in_float(const Operation& op) {
+    return in_float(op.x_type, op.y_type, op.r != nullptr || op.activation != Activation::none);
+}
+
 // The type of weight and bias of an operation with rows_only.
-constexpr Type weight_type(Type x, Type y) { return x == Type::f32 && y == Type::f32 ? Type::f32 : Type::f64; }
+constexpr Type weight_type(bool is_in_float) { return is_in_float ? Type::f32 : Type::f64; }
 
 // Writes y and moments, as far as they are not null. x holds at least one value. Throws std::bad_alloc before it writes.
 void forward(const Operation& op);

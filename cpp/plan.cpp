@@ -7,6 +7,8 @@
 namespace fusednorm {
 namespace {
 
+constexpr int64_t kShortColumns = 16;
+
 int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 
 // An axis along which nothing distinguishes the two ends is walked forwards.
@@ -14,8 +16,8 @@ void flip_negative(Axes& axes, Offsets& origin) {
     for (int i = 0; i < axes.n; ++i) {
         Axis& a = axes[i];
         if (a.x >= 0 || a.stat != 0 || a.affine != 0) continue;
-        origin.x += a.x * (a.size - 1), origin.y += a.y * (a.size - 1);
-        a.x = -a.x, a.y = -a.y;
+        origin.step(a, a.size - 1);
+        a.x = -a.x, a.y = -a.y, a.r = -a.r;
     }
 }
 
@@ -30,8 +32,8 @@ void sort_by_memory(Axes& axes) {
 }
 
 bool one_run(const Axis& outer, const Axis& inner) {
-    return outer.x == inner.x * inner.size && outer.y == inner.y * inner.size && outer.stat == inner.stat * inner.size &&
-           outer.affine == inner.affine * inner.size && (outer.stat == 0) == (inner.stat == 0) &&
+    return outer.x == inner.x * inner.size && outer.y == inner.y * inner.size && outer.r == inner.r * inner.size &&
+           outer.stat == inner.stat * inner.size && outer.affine == inner.affine * inner.size && (outer.stat == 0) == (inner.stat == 0) &&
            (outer.affine == 0) == (inner.affine == 0);
 }
 
@@ -61,14 +63,33 @@ int64_t drop_repeats(Axes& axes) {
 
 bool is_pooled(const Axis& a) { return a.stat == 0; }
 
+// Nothing is pooled: any axis may be the columns, and is where x is contiguous. Where y is along another axis, the longer
+// of the two: each kernel call then has a tile of both.
+int columns_of_given(Axes& axes, Plan& plan) {
+    const int last = axes.n - 1;
+    int cols = last, y = last;
+    for (int i = last - 1; i >= 0; --i)
+        if (magnitude(axes[i].y) < magnitude(axes[y].y)) y = i;
+    if (y != last) {
+        if (axes[y].size < axes[last].size && axes[y].size < kShortColumns) {
+            const Axis rows = axes[y];
+            axes.erase(y);
+            axes.push(rows);
+            cols = last - 1;
+        } else {
+            cols = y;
+        }
+        plan.write.block = kBlockLast;
+    }
+    plan.coefs = axes[cols].affine != 0 ? Coefs::cols : Coefs::rows;
+    return cols;
+}
+
 // The index of the axis that becomes the columns, or -1: every statistic is of a single value.
-int choose_columns(const Axes& axes, const Operation& op, Plan& plan) {
+int choose_columns(Axes& axes, const Operation& op, Plan& plan) {
     const int last = axes.n - 1;
     if (last < 0) return -1;
-    if (op.given) {
-        plan.coefs = axes[last].affine != 0 ? Coefs::cols : Coefs::rows;
-        return last;
-    }
+    if (op.given) return columns_of_given(axes, plan);
     int plain = -1, channel = -1;  // the innermost pooled axes, without and with a step in the channels
     for (int i = 0; i < axes.n; ++i) {
         if (!is_pooled(axes[i])) continue;
@@ -108,14 +129,21 @@ void split_panels(Plan& plan) {
     int64_t panel = kPanel;
     while (panel > kPanel / 8 && c.size % panel != 0) --panel;
     if (c.size % panel != 0) return;
-    plan.units.push({c.size / panel, c.x * panel, c.y * panel, c.stat * panel, c.affine * panel});
+    plan.units.push({c.size / panel, c.x * panel, c.y * panel, c.stat * panel, c.affine * panel, c.r * panel});
     plan.read.cols.size = plan.write.cols.size = panel;
 }
 
 void cut_rows(const Operation& op, const Plan& plan, Tiling& t) {
-    t.pack_x = t.cols.x != 1 || (op.x_type != Type::f32 && op.x_type != Type::f64);
+    t.pack_x = t.cols.x != 1 || static_cast<int>(op.x_type) >= kReadTypes;
     t.pack_y = op.y != nullptr && t.cols.y != 1;
+    t.pack_r = op.r != nullptr && (t.cols.r != 1 || static_cast<int>(op.r_type) >= kFloatTypes);
     t.chunk = t.cols.size;
+    if (t.block > 0) {
+        t.block = std::min(t.block, t.rows.last().size);
+        t.chunk = std::min(kBlockValues / t.block / kShortColumns * kShortColumns, t.cols.size);
+        t.chunks = (t.cols.size + t.chunk - 1) / t.chunk;
+        return;
+    }
     if (plan.direction == Direction::along && t.cols.size > kChunk) {
         t.chunk = kChunk;
         t.chunks = (t.cols.size + kChunk - 1) / kChunk;
@@ -138,7 +166,7 @@ void tile(Axes axes, const Operation& op, Plan& plan, Tiling& tiling, Axes& unit
         tiling.cols = axes[cols];
         axes.erase(cols);
     } else {
-        tiling.cols = {1, 1, 1, 0, op.rows_only};
+        tiling.cols = {1, 1, 1, 0, op.rows_only, 1};
         if (op.rows_only) plan.coefs = Coefs::both;
     }
     for (int i = 0; i < axes.n; ++i) (op.given || is_pooled(axes[i]) ? tiling.rows : units).push(axes[i]);
@@ -171,7 +199,7 @@ Plan make_plan(const Operation& op) {
     tile(axes, op, plan, plan.write, plan.units);
     cut_rows(op, plan, plan.write);
     if (op.given) return plan;
-    for (int i = 0; i < axes.n; ++i) axes[i].y = 0;
+    for (int i = 0; i < axes.n; ++i) axes[i].y = axes[i].r = 0;
     tile(axes, op, plan, plan.read, units_of_read);
     split_panels(plan);
     cut_rows(op, plan, plan.read);

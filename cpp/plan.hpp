@@ -15,9 +15,12 @@ struct Tiling {
     Axis cols = kNoAxis;
     int64_t chunk = 1;                    // columns taken at once along a row
     int64_t chunks = 1;                   // pieces of a row
-    bool pack_x = false, pack_y = false;  // the columns are not contiguous (or x has another type)
+    // Where x and y are contiguous along different axes, the columns and the last rows, a piece has so many rows; else 0.
+    int64_t block = 0;
+    bool pack_x = false, pack_y = false, pack_r = false;  // the columns are not contiguous, or the loops do not read the type
 
-    int64_t pieces() const { return rows.size() * chunks; }
+    int64_t blocks() const { return block == 0 ? 1 : (rows.last().size + block - 1) / block; }
+    int64_t pieces() const { return (block == 0 ? rows.size() : rows.size() / rows.last().size * blocks()) * chunks; }
 };
 
 struct Plan {
@@ -38,6 +41,8 @@ struct Plan {
 constexpr int64_t kChunk = 8192;       // values of a row that one kernel call takes
 constexpr int64_t kPanel = 2048;       // columns of a unit, where columns are independent statistics
 constexpr int64_t kPackValues = 8192;  // values packed at once: 64 KiB of doubles, half of a small second-level cache
+constexpr int64_t kBlockValues = 2048;  // values of a piece of kBlockLast rows at most, where x and y lie differently
+constexpr int64_t kBlockLast = 32;
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment
 constexpr int64_t kMaxSegments = 128;                 // per unit: bounds the memory for partial moments
 
@@ -53,10 +58,24 @@ struct Piece {
     Axis row;  // the step from row to row
 };
 
+template <class Visit>
+void walk_blocks(const Tiling& tiling, const Offsets& at, int64_t begin, int64_t end, Visit visit) {
+    const Axis row = tiling.rows.last();
+    for (; begin < end; ++begin) {
+        const int64_t first_col = begin % tiling.chunks * tiling.chunk, which = begin / tiling.chunks;
+        const int64_t first_row = which % tiling.blocks() * tiling.block;
+        Offsets here = place(tiling.rows, at, which / tiling.blocks() * row.size + first_row);
+        here.step(tiling.cols, first_col);
+        const int64_t rows = row.size - first_row, cols = tiling.cols.size - first_col;
+        visit(Piece{here, rows < tiling.block ? rows : tiling.block, cols < tiling.chunk ? cols : tiling.chunk, row});
+    }
+}
+
 // Calls visit(Piece) for pieces [begin, end) of the unit at `at`, in order; packed pieces have at most kPackValues.
 template <class Visit>
 void walk(const Tiling& tiling, const Offsets& at, int64_t begin, int64_t end, Visit visit) {
     const Axis row = tiling.rows.n > 0 ? tiling.rows.last() : kNoAxis;
+    if (tiling.block > 0) return walk_blocks(tiling, at, begin, end, visit);
     const bool packed = tiling.pack_x || tiling.pack_y;
     const int64_t fit = packed ? kPackValues / tiling.chunk : INT64_MAX, max_rows = fit > 1 ? fit : 1;
     while (begin < end) {

@@ -1,14 +1,14 @@
-// An operation's view of its arrays: a list of axes, each with its size and how far one step along it moves in x, in y,
-// among the statistics and among the channels. Shape arithmetic only; no array is touched.
+// An operation's view of its arrays: a list of axes, each with its size and how far one step along it moves in x, in y, in
+// the residual, among the statistics and among the channels. Shape arithmetic only; no array is touched.
 #pragma once
 #include <cstdint>
 
 namespace fusednorm {
 
-// One axis. Strides of x and y are in elements. stat: step to the next statistic, 0 where values are pooled.
-// affine: step to the next weight and bias, 0 where they are shared.
+// One axis. Strides of x, y and r are in elements. stat: step to the next statistic, 0 where values are pooled.
+// affine: step to the next weight and bias, 0 where they are shared. r: the residual's, 0 without one.
 struct Axis {
-    int64_t size, x, y, stat, affine;
+    int64_t size, x, y, stat, affine, r = 0;
 };
 
 constexpr Axis kNoAxis{1, 0, 0, 0, 0};
@@ -42,9 +42,9 @@ struct Axes {
 
 // A place in every operand at once.
 struct Offsets {
-    int64_t x = 0, y = 0, stat = 0, affine = 0;
+    int64_t x = 0, y = 0, stat = 0, affine = 0, r = 0;
     void step(const Axis& a, int64_t count) {
-        x += a.x * count, y += a.y * count, stat += a.stat * count, affine += a.affine * count;
+        x += a.x * count, y += a.y * count, stat += a.stat * count, affine += a.affine * count, r += a.r * count;
     }
 };
 

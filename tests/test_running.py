@@ -43,7 +43,7 @@ def check(stats, x, channel_axis=1, ddof=0):
 
 @pytest.mark.parametrize("channel_axis", [0, 1, -1, None])
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("dtype", ["f4", "f8", ">f4", *cases.INTEGERS])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", *cases.INTEGERS])
 def test_layouts_and_dtypes(dtype, layout, channel_axis, rng):
     x = cases.LAYOUTS[layout](cases.draw(rng, (6, 5, 4, 7), np.dtype(dtype).newbyteorder("=")).astype(dtype))
     check(stats_of(x, channel_axis=channel_axis), x, channel_axis)

@@ -1,32 +1,52 @@
 // The instantiations and the table: the only symbol that this object exports. Compiled once per instruction set.
+// The lists of types here, and stored.hpp, are what a new dtype changes.
 #include "kernels.hpp"
 
+#include "copy.hpp"
+#include "epilogue.hpp"
 #include "moments.hpp"
 #include "normalize.hpp"
+#include "sums.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 
 #define FUSEDNORM_TEXT_(a) #a
 #define FUSEDNORM_TEXT(a) FUSEDNORM_TEXT_(a)
+#define FUSEDNORM_BOTH(function, T) {function<T, false>, function<T, true>}
 #define FUSEDNORM_MODES(In, Out, A) \
     {normalize_by_rows<In, Out, A>, normalize_by_cols<In, Out, A>, normalize_by_both<In, Out, A>}
-#define FUSEDNORM_CONVERT(In) {convert<In, float>, convert<In, double>}
+#define FUSEDNORM_TO_OWN(In, Out) {FUSEDNORM_MODES(In, Out, float), FUSEDNORM_MODES(In, double, double)}
+#define FUSEDNORM_TO_DOUBLE(In) {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(In, double, double)}
+#define FUSEDNORM_FINISH(T)                                                                                         \
+    {finish<T, Activation::none>, finish<T, Activation::relu>, finish<T, Activation::silu>,                        \
+     finish<T, Activation::gelu>, finish<T, Activation::gelu_tanh>, finish<T, Activation::sigmoid>,                \
+     finish<T, Activation::tanh>, finish<T, Activation::hardswish>, finish<T, Activation::leaky_relu>}
+#define FUSEDNORM_WIDEN(T) copy<T, double>
 
 extern const Kernels table;
 const Kernels table = {
     FUSEDNORM_TEXT(FUSEDNORM_ISA_NAME),
-    {{moments_rows<float, false>, moments_rows<float, true>}, {moments_rows<double, false>, moments_rows<double, true>}},
-    {{moments_cols<float, false>, moments_cols<float, true>}, {moments_cols<double, false>, moments_cols<double, true>}},
+    {FUSEDNORM_BOTH(moments_rows, float), FUSEDNORM_BOTH(moments_rows, double), FUSEDNORM_BOTH(moments_rows, f16),
+     FUSEDNORM_BOTH(moments_rows, bf16), FUSEDNORM_BOTH(sums_rows, uint8_t), FUSEDNORM_BOTH(sums_rows, int8_t),
+     FUSEDNORM_BOTH(sums_rows, uint16_t), FUSEDNORM_BOTH(sums_rows, int16_t)},
+    {FUSEDNORM_BOTH(moments_cols, float), FUSEDNORM_BOTH(moments_cols, double), FUSEDNORM_BOTH(moments_cols, f16),
+     FUSEDNORM_BOTH(moments_cols, bf16), FUSEDNORM_BOTH(sums_cols, uint8_t), FUSEDNORM_BOTH(sums_cols, int8_t),
+     FUSEDNORM_BOTH(sums_cols, uint16_t), FUSEDNORM_BOTH(sums_cols, int16_t)},
     merge,
     pool,
     {coefficients<float>, coefficients<double>},
-    {{{FUSEDNORM_MODES(float, float, float), FUSEDNORM_MODES(float, float, double)},
-      {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(float, double, double)}},
-     {{{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(double, float, double)},
-      {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(double, double, double)}}},
-    {FUSEDNORM_CONVERT(float), FUSEDNORM_CONVERT(double), FUSEDNORM_CONVERT(bool), FUSEDNORM_CONVERT(uint8_t),
-     FUSEDNORM_CONVERT(int8_t), FUSEDNORM_CONVERT(uint16_t), FUSEDNORM_CONVERT(int16_t), FUSEDNORM_CONVERT(uint32_t),
-     FUSEDNORM_CONVERT(int32_t), FUSEDNORM_CONVERT(uint64_t), FUSEDNORM_CONVERT(int64_t)},
+    {FUSEDNORM_TO_OWN(float, float), FUSEDNORM_TO_DOUBLE(double), FUSEDNORM_TO_OWN(f16, f16), FUSEDNORM_TO_OWN(bf16, bf16),
+     FUSEDNORM_TO_OWN(uint8_t, float), FUSEDNORM_TO_DOUBLE(int8_t), FUSEDNORM_TO_DOUBLE(uint16_t), FUSEDNORM_TO_DOUBLE(int16_t)},
+    {add<float>, add<double>, add<f16>, add<bf16>},
+    {FUSEDNORM_FINISH(float), FUSEDNORM_FINISH(double), FUSEDNORM_FINISH(f16), FUSEDNORM_FINISH(bf16)},
+    {{sum<float, float>, sum<float, double>},
+     {sum<double, double>, sum<double, double>},
+     {sum<f16, f16>, sum<f16, double>},
+     {sum<bf16, bf16>, sum<bf16, double>}},
+    {FUSEDNORM_WIDEN(float), FUSEDNORM_WIDEN(double), FUSEDNORM_WIDEN(f16), FUSEDNORM_WIDEN(bf16), FUSEDNORM_WIDEN(uint8_t),
+     FUSEDNORM_WIDEN(int8_t), FUSEDNORM_WIDEN(uint16_t), FUSEDNORM_WIDEN(int16_t), FUSEDNORM_WIDEN(bool),
+     FUSEDNORM_WIDEN(uint32_t), FUSEDNORM_WIDEN(int32_t), FUSEDNORM_WIDEN(uint64_t), FUSEDNORM_WIDEN(int64_t)},
+    {copy<uint8_t, uint8_t>, copy<uint16_t, uint16_t>, copy<uint32_t, uint32_t>, copy<uint64_t, uint64_t>},
 };
 
 }  // namespace fusednorm::FUSEDNORM_ISA_NAME

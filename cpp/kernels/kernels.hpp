@@ -5,15 +5,21 @@
 
 namespace fusednorm {
 
-// What the compute kernels read and write; every other stored type is converted by `convert`.
-enum class Type : int { f32, f64, boolean, u8, i8, u16, i16, u32, i32, u64, i64 };
-constexpr int kTypes = 11;
-constexpr int kComputeTypes = 2;  // f32 and f64
+// The first four are what results can be, the first eight what the loops read; the rest is widened to f64 before.
+enum class Type : int { f32, f64, f16, bf16, u8, i8, u16, i16, boolean, u32, i32, u64, i64 };
+constexpr int kFloatTypes = 4, kReadTypes = 8, kTypes = 13;
 
 constexpr int64_t size_of(Type t) {
-    constexpr int64_t sizes[kTypes] = {4, 8, 1, 1, 1, 2, 2, 4, 4, 8, 8};
+    constexpr int64_t sizes[kTypes] = {4, 8, 2, 2, 1, 1, 2, 2, 1, 4, 4, 8, 8};
     return sizes[static_cast<int>(t)];
 }
+
+// Small enough that the sums of the values and of their squares are integers.
+constexpr bool is_small_integer(Type t) { return t >= Type::u8 && t <= Type::i16; }
+
+// What is done to a result before it is stored.
+enum class Activation : int { none, relu, silu, gelu, gelu_tanh, sigmoid, tanh, hardswish, leaky_relu };
+constexpr int kActivations = 9;
 
 // Values accumulated from one first value before a merge. Part of the result's definition: changing it changes bits.
 constexpr int64_t kBlock = 4096;     // values of one statistic along rows
@@ -76,27 +82,60 @@ struct NormalizeTile {
     bool stream;        // write past the caches
 };
 
-// y(rows, cols) = x, converted.
+// t(rows, cols) += r, in the type that r is stored in.
+struct AddTile {
+    const void* r;
+    double* t;
+    int64_t rows, cols, r_ld, t_ld;
+};
+
+// y(rows, cols) = activation(t), rounded once.
+struct FinishTile {
+    const double* t;
+    void* y;
+    int64_t rows, cols, t_ld, y_ld;
+    bool stream;
+};
+
+// s(rows, cols) = x + r, rounded once; s may be x.
+struct SumTile {
+    const void *x, *r;
+    void* s;
+    int64_t rows, cols, x_ld, r_ld, s_ld;
+};
+
+// y(rows, cols) = x: any strides.
 struct CopyTile {
     const void* x;
     void* y;
     int64_t rows, cols, x_ld, x_step, y_ld, y_step;
 };
 
+// Where normalize puts its results: own: in the type of x (float for small integers), computed in float. f64: in double.
+enum class Precision : int { own, f64 };
+
 struct Kernels {
     const char* isa;
-    // [type][centered]: fresh moments of the tile; not centered: mean = 0, m2 = the sum of squares.
-    void (*moments_rows[kComputeTypes][2])(const RowsTile&, Moments);
-    void (*moments_cols[kComputeTypes][2])(const ColsTile&, Moments);
+    // [type][centered]: fresh moments of the tile; not centered: mean = 0, m2 = the sum of squares. Of small integers: see
+    // sums.hpp.
+    void (*moments_rows[kReadTypes][2])(const RowsTile&, Moments);
+    void (*moments_cols[kReadTypes][2])(const ColsTile&, Moments);
     // a (count_a values) becomes the moments of a and b (count_b values) together, n times.
     void (*merge)(Moments a, double count_a, Moments b, double count_b, int64_t n);
     // out[i] becomes the moments of in[i * per ... i * per + per), count values each.
     void (*pool)(Moments in, double count, int64_t per, Moments out, int64_t n);
     // [float or double]: true when the numbers fit the arithmetic.
-    bool (*coefficients[kComputeTypes])(const CoefficientsJob&);
-    // [x][y][arithmetic][Coefs]; null where there is none (double in or out with float arithmetic).
-    void (*normalize[kComputeTypes][kComputeTypes][kComputeTypes][3])(const NormalizeTile&);
-    void (*convert[kTypes][kComputeTypes])(const CopyTile&);
+    bool (*coefficients[2])(const CoefficientsJob&);
+    // [type of x][Precision][Coefs]; null where the type has no own arithmetic.
+    void (*normalize[kReadTypes][2][3])(const NormalizeTile&);
+    void (*add[kFloatTypes])(const AddTile&);
+    void (*finish[kFloatTypes][kActivations])(const FinishTile&);
+    // [type of x and s][r: of that type, or double]
+    void (*sum[kFloatTypes][2])(const SumTile&);
+    // To double.
+    void (*widen[kTypes])(const CopyTile&);
+    // Values of 1, 2, 4 and 8 bytes, as they are.
+    void (*copy[4])(const CopyTile&);
 };
 
 }  // namespace fusednorm

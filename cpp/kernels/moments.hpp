@@ -3,7 +3,7 @@
 // is at most n-fold, whatever the offset; blocks are merged in their order (Chan, Golub and LeVeque 1979).
 #pragma once
 #include "kernels.hpp"
-#include "lanes.hpp"
+#include "stored.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
@@ -68,14 +68,13 @@ FUSEDNORM_INLINE void put_lanes(Moments m, int64_t i, int64_t n, const MomentsOf
     }
 }
 
-// How far ahead of the sums values are asked for. The processor's own prefetching reached 0.65 of the memory's speed
-// (moments of 38 MB, two cores), this 1.0.
-constexpr int64_t kPrefetchBytes = 2048;
-
 template <class T, bool Centered>
 FUSEDNORM_INLINE MomentsOf<double> rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols) {
-    const double first = static_cast<double>(x[0]);
-    const double k = Centered && is_finite(first) ? first : 0;
+    const double first = as_double(x[0]);
+    const bool usable = Centered && is_finite(first);
+    const double k = usable ? first : 0;
+    BitsOf<T> fill = 0;  // k, as it is stored
+    if (usable) __builtin_memcpy(&fill, x, sizeof fill);
     const Lanes<double> center = broadcast(k);
     Lanes<double> sums = broadcast(0.0), squares = sums;
     const int64_t whole = cols / kLanes * kLanes;
@@ -101,7 +100,7 @@ FUSEDNORM_INLINE MomentsOf<double> rows_block(const T* x, int64_t rows, int64_t 
             __builtin_prefetch(next + c + kAhead);
             add(load<double>(x + c));
         }
-        if (whole < cols) add(load_some<double>(x + whole, cols - whole, static_cast<T>(k)));
+        if (whole < cols) add(load_some<double>(x + whole, cols - whole, fill));
     }
     return closed_block<Centered>(k, sum(sums), sum(squares), static_cast<double>(rows * cols));
 }
@@ -187,7 +186,7 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
     for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
         for (int64_t c = 0; c < padded; ++c) {
-            const double first = Centered && c < cols ? static_cast<double>(x[c]) : 0;
+            const double first = Centered && c < cols ? as_double(x[c]) : 0;
             center[c] = is_finite(first) ? first : 0;
             sums[c] = squares[c] = 0;
         }

@@ -1,10 +1,7 @@
-// The one loop that writes results: y = ((x - center) * scale + shift) [* weight + bias], and the strided copy that
-// turns any stored type and layout into what the loops read, and back.
+// The one loop that normalizes: y = ((x - center) * scale + shift) [* weight + bias].
 #pragma once
-#include <type_traits>
-
 #include "kernels.hpp"
-#include "lanes.hpp"
+#include "stored.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
@@ -45,13 +42,13 @@ struct ColCoefs {
     }
 };
 
-template <class A, class W>
+template <class A>
 struct BothCoefs {
     RowCoefs<A> rows;
-    const W *weights, *biases, *weight = nullptr, *bias = nullptr;
+    const A *weights, *biases, *weight = nullptr, *bias = nullptr;
     int64_t ld;
     FUSEDNORM_INLINE explicit BothCoefs(const NormalizeTile& t)
-        : rows(t), weights(static_cast<const W*>(t.weight)), biases(static_cast<const W*>(t.bias)), ld(t.affine_ld) {}
+        : rows(t), weights(static_cast<const A*>(t.weight)), biases(static_cast<const A*>(t.bias)), ld(t.affine_ld) {}
     FUSEDNORM_INLINE void row(int64_t r) {
         rows.row(r);
         weight = weights + r * ld, bias = biases + r * ld;
@@ -63,6 +60,16 @@ struct BothCoefs {
         return rows.whole(x, c) * load_some<A>(weight + c, n) + load_some<A>(bias + c, n);
     }
 };
+
+// Values before the first that streaming may write, fewer than sixteen.
+template <class T>
+FUSEDNORM_INLINE int64_t head_of(const T* y) {
+    const auto past = reinterpret_cast<uintptr_t>(y) % kStreamBytes<T>;
+    return past == 0 ? 0 : static_cast<int64_t>((kStreamBytes<T> - past) / sizeof(T));
+}
+
+// Rows shorter than two stores have no aligned middle.
+constexpr int64_t kStreamCols = 2 * kLanes;
 
 template <bool Stream, class In, class Out, class A, class C>
 FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
@@ -76,9 +83,8 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
         };
         int64_t c = 0;
         if constexpr (Stream) {
-            const int64_t past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(y) % kBytes / sizeof(Out));
-            const int64_t head = past == 0 ? 0 : kBytes / static_cast<int64_t>(sizeof(Out)) - past;
-            if (head > 0 && head < cols) some(0, head), c = head;
+            c = head_of(y);
+            if (c > 0) some(0, c);
         }
         for (; c + kLanes <= cols; c += kLanes) {
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
@@ -93,10 +99,11 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
     }
 }
 
+// Not inlined: the folded columns below would repeat it. In double, only what is stored so is a result of its own.
 template <class In, class Out, class A, class C>
-FUSEDNORM_INLINE void normalize_with(const NormalizeTile& t, const C& coefs) {
-    // Rows shorter than two stores have no aligned middle.
-    if (t.stream && t.cols >= 2 * kLanes) {
+__attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
+    constexpr bool kIsResult = !std::is_same_v<Out, double> || std::is_same_v<In, double>;
+    if (kIsResult && t.stream && t.cols >= kStreamCols) {
         normalize_rows<true, In, Out, A>(t, coefs);
         stream_fence();
     } else {
@@ -111,8 +118,7 @@ void normalize_by_rows(const NormalizeTile& t) {
 
 template <class In, class Out, class A>
 void normalize_by_both(const NormalizeTile& t) {
-    using W = std::conditional_t<sizeof(In) == 4 && sizeof(Out) == 4, float, double>;
-    normalize_with<In, Out, A>(t, BothCoefs<A, W>(t));
+    normalize_with<In, Out, A>(t, BothCoefs<A>(t));
 }
 
 // Few contiguous columns: several rows are one, with the coefficients written out as often.
@@ -135,24 +141,6 @@ void normalize_by_cols(const NormalizeTile& t) {
     folded.y = static_cast<Out*>(t.y) + rows * wide;
     folded.rows = 1, folded.cols = (t.rows - rows * fold) * t.cols;
     if (folded.cols > 0) normalize_with<In, Out, A>(folded, ColCoefs<A>(folded));
-}
-
-template <class In, class Out>
-void convert(const CopyTile& t) {
-    // The shorter step goes inside, so that a transposed tile is read along its memory.
-    const bool along_rows = t.x_ld != 0 && (t.x_step == 0 || t.x_ld < t.x_step) && t.x_ld > 0;
-    const int64_t outer = along_rows ? t.cols : t.rows, inner = along_rows ? t.rows : t.cols;
-    const int64_t x_outer = along_rows ? t.x_step : t.x_ld, x_inner = along_rows ? t.x_ld : t.x_step;
-    const int64_t y_outer = along_rows ? t.y_step : t.y_ld, y_inner = along_rows ? t.y_ld : t.y_step;
-    for (int64_t i = 0; i < outer; ++i) {
-        const In* __restrict x = static_cast<const In*>(t.x) + i * x_outer;
-        Out* __restrict y = static_cast<Out*>(t.y) + i * y_outer;
-        if (x_inner == 1 && y_inner == 1) {
-            for (int64_t j = 0; j < inner; ++j) y[j] = static_cast<Out>(x[j]);
-        } else {
-            for (int64_t j = 0; j < inner; ++j) y[j * y_inner] = static_cast<Out>(x[j * x_inner]);
-        }
-    }
 }
 
 }  // namespace

@@ -40,7 +40,10 @@ def batch_norm(
 ) -> Array:
     r"""Normalize each channel by its mean and variance.
 
-    .. math:: y = \frac{x - \mathrm{mean}_c}{\sqrt{\mathrm{var}_c + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
+    .. math::
+
+        y = \mathrm{activation}\left(\frac{x - \mathrm{mean}_c}{\sqrt{\mathrm{var}_c + \mathrm{eps}}} \cdot
+        \mathrm{weight}_c + \mathrm{bias}_c + \mathrm{residual}\right)
 
     In training, mean and (biased) variance are those of `x` over all axes but the channels'; else they are the running
     statistics.
@@ -48,7 +51,8 @@ def batch_norm(
     Parameters
     ----------
     x
-        At least two dimensions; bool, integer, float32 or float64. Integers give float64, unless `dtype` says else.
+        At least two dimensions; bool, any integer, float16, bfloat16 (of ml_dtypes), float32 or float64. Integers give
+        float64, unless `dtype` says else.
     running_mean, running_var
         C values each. In training they are updated in place, where given:
         ``running = (1 - momentum) * running + momentum * batch``, the variance with Bessel's factor n / (n - 1).
@@ -62,12 +66,16 @@ def batch_norm(
         Added to the variance, in the square of x's unit.
     channel_axis
         The axis of the channels; -1 for arrays in channels-last order.
-    residual, activation
-        Not supported yet: None.
+    residual
+        Added to the normalized values, before the activation; of x's shape, any real dtype, any layout.
+    activation
+        ``"relu"``, ``"silu"``, ``"gelu"`` (by the error function), ``"gelu_tanh"``, ``"sigmoid"``, ``"tanh"``,
+        ``"hardswish"``, ``"leaky_relu"`` (slope 0.01), or None. What is fused is computed in float64 and rounded once:
+        within 2 units in the last place (float64: 4).
     dtype
-        float32 or float64: the result's.
+        The result's: float16, bfloat16, float32 or float64.
     out
-        Where the result goes: of x's shape and the result's dtype, in any memory layout. May be `x`.
+        Where the result goes: of x's shape and the result's dtype, in any memory layout. May be `x` or `residual`.
 
     Returns
     -------
@@ -341,6 +349,98 @@ def rms_norm(
     return result
 
 
+def add_layer_norm(
+    x: ArrayLike,
+    /,
+    residual: ArrayLike,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    out: Array | tuple[Array | None, Array | None] | None = None,
+) -> tuple[Array, Array]:
+    r"""Normalize a sum over the trailing dimensions, and return the sum too: a transformer block's skip connection.
+
+    .. math:: s = x + \mathrm{residual}, \quad y = \mathrm{layer\_norm}(s)
+
+    Parameters
+    ----------
+    x, residual
+        Of one shape.
+    normalized_shape, weight, bias, eps
+        As for `layer_norm`.
+    out
+        Where `y` goes; or a tuple of where `y` and the sum go.
+
+    Returns
+    -------
+    tuple
+        ``(y, x + residual)``, both of x's dtype, in x's memory order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm` does.
+
+    Notes
+    -----
+    The sum is rounded to x's dtype and normalized while it is in the cache: the result is that of
+    ``layer_norm(x + residual)``, without a second pass over memory.
+
+    Examples
+    --------
+    >>> import numpy as np, fusednorm as fn
+    >>> fn.add_layer_norm(np.array([[1.0, 2.0]]), np.array([[0.0, 1.0]]), 2, eps=0)
+    (array([[-1.,  1.]]), array([[1., 3.]]))
+    """
+    result: tuple[Array, Array] = _core.add_layer_norm(x, residual, normalized_shape, weight, bias, eps, out)
+    return result
+
+
+def add_rms_norm(
+    x: ArrayLike,
+    /,
+    residual: ArrayLike,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+    *,
+    out: Array | tuple[Array | None, Array | None] | None = None,
+) -> tuple[Array, Array]:
+    r"""Divide a sum by its root mean square over the trailing dimensions, and return the sum too.
+
+    .. math:: s = x + \mathrm{residual}, \quad y = \mathrm{rms\_norm}(s)
+
+    Parameters
+    ----------
+    x, residual
+        Of one shape.
+    normalized_shape, weight, eps
+        As for `rms_norm`.
+    out
+        Where `y` goes; or a tuple of where `y` and the sum go.
+
+    Returns
+    -------
+    tuple
+        ``(y, x + residual)``, both of x's dtype, in x's memory order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fusednorm as fn
+    >>> fn.add_rms_norm(np.array([[1.0, -2.0]]), np.array([[2.0, -1.0]]), 2, eps=0)
+    (array([[ 1., -1.]]), array([[ 3., -3.]]))
+    """
+    result: tuple[Array, Array] = _core.add_rms_norm(x, residual, normalized_shape, weight, eps, out)
+    return result
+
+
 def moments(
     x: ArrayLike,
     axis: SupportsIndex | Sequence[SupportsIndex] | None = None,
@@ -356,7 +456,7 @@ def moments(
     Parameters
     ----------
     x
-        Any shape; bool, integer, float32 or float64.
+        Any shape; bool, any integer, float16, bfloat16, float32 or float64.
     axis
         The axis or axes to pool; None: all.
     ddof
@@ -364,7 +464,7 @@ def moments(
     keepdims
         Whether the pooled axes stay, with size 1.
     dtype
-        float32 or float64: the result's. Default: x's, float64 for integers.
+        A float type: the result's. Default: x's, float32 for half precision, float64 for integers.
 
     Returns
     -------
@@ -392,4 +492,14 @@ def moments(
     return Moments(*_core.moments(x, axis, ddof, keepdims, dtype))
 
 
-__all__ = ["Moments", "batch_norm", "group_norm", "instance_norm", "layer_norm", "moments", "rms_norm"]
+__all__ = [
+    "Moments",
+    "add_layer_norm",
+    "add_rms_norm",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "moments",
+    "rms_norm",
+]

@@ -1,0 +1,193 @@
+// NumPy's arrays. See arrays.hpp.
+#include "arrays.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+#include "memory.hpp"
+
+namespace fusednorm {
+namespace {
+
+bool is_native(const py::dtype& dtype) {
+    const char order = dtype.byteorder();
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return order != '>';
+#else
+    return order != '<';
+#endif
+}
+
+// What owns the memory of a large result, as the array's base.
+struct LargeMemory {
+    void* memory;
+    size_t bytes;
+};
+
+py::capsule take_large(size_t bytes) {
+    auto block = std::make_unique<LargeMemory>(LargeMemory{nullptr, bytes});
+    block->memory = take_memory(bytes);
+    return py::capsule(block.release(), [](void* p) {
+        const std::unique_ptr<LargeMemory> owned(static_cast<LargeMemory*>(p));
+        give_memory(owned->memory, owned->bytes);
+    });
+}
+
+// Strides of a dense array in the memory order of x, which is not C's: what numpy.empty_like gives.
+std::vector<py::ssize_t> keep_order(const Array& x, int64_t item) {
+    std::vector<int> order(static_cast<size_t>(x.ndim));
+    std::iota(order.begin(), order.end(), 0);
+    const int flags = proxy(py::reinterpret_borrow<py::array>(x.array))->flags;
+    if (flags & kFortran) {
+        std::reverse(order.begin(), order.end());
+    } else {
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int i, int j) { return std::abs(x.strides[i]) > std::abs(x.strides[j]); });
+    }
+    std::vector<py::ssize_t> strides(static_cast<size_t>(x.ndim));
+    for (int i = x.ndim - 1; i >= 0; --i) {
+        const auto axis = static_cast<size_t>(order[static_cast<size_t>(i)]);
+        strides[axis] = item;
+        item *= x.shape[axis];
+    }
+    return strides;
+}
+
+// bfloat16 is a dtype that ml_dtypes registers: its number is known once it was seen.
+int bfloat16_number = -1;
+
+bool is_bfloat16(const py::dtype& dtype) {
+    if (dtype.kind() != 'V' || dtype.itemsize() != 2 || dtype.has_fields()) return false;
+    if (bfloat16_number < 0 && std::string(py::str(dtype.attr("name"))) == "bfloat16") bfloat16_number = dtype.num();
+    return dtype.num() == bfloat16_number;
+}
+
+}  // namespace
+
+py::detail::PyArray_Proxy* proxy(const py::array& a) { return py::detail::array_proxy(a.ptr()); }
+
+py::module_ numpy() { return py::module_::import("numpy"); }
+
+bool type_of(const py::dtype& dtype, Type& type) {
+    const auto bytes = dtype.itemsize();
+    const auto pick = [&](Type one, Type two, Type four, Type eight) {
+        type = bytes == 1 ? one : bytes == 2 ? two : bytes == 4 ? four : eight;
+        return bytes <= 8;
+    };
+    switch (dtype.kind()) {
+        case 'f':
+            type = bytes == 2 ? Type::f16 : bytes == 4 ? Type::f32 : Type::f64;
+            return bytes <= 8;
+        case 'b':
+            type = Type::boolean;
+            return true;
+        case 'u':
+            return pick(Type::u8, Type::u16, Type::u32, Type::u64);
+        case 'i':
+            return pick(Type::i8, Type::i16, Type::i32, Type::i64);
+        default:
+            type = Type::bf16;
+            return is_bfloat16(dtype);
+    }
+}
+
+py::dtype dtype_of(Type type) {
+    constexpr int numbers[] = {11, 12, 23};  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
+    if (type == Type::bf16) return py::dtype(py::module_::import("numpy").attr("dtype")("bfloat16"));
+    return py::reinterpret_steal<py::dtype>(py::detail::npy_api::get().PyArray_DescrFromType_(numbers[static_cast<int>(type)]));
+}
+
+const char* name_of(Type type) {
+    constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
+    return names[static_cast<int>(type)];
+}
+
+bool is_odd(const py::array& a) {
+    if (!is_native(a.dtype()) || !(a.flags() & kAligned)) return true;
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        if (a.shape(i) > 1 && a.strides(i) % a.itemsize() != 0) return true;
+    return false;
+}
+
+py::array native_copy(const py::array& a) {
+    return numpy().attr("array")(a, py::arg("dtype") = a.dtype().attr("newbyteorder")("="), py::arg("order") = "K",
+                                 py::arg("copy") = true, py::arg("subok") = false);
+}
+
+QuietCasts::QuietCasts() : state(numpy().attr("errstate")(py::arg("all") = "ignore")) { state.attr("__enter__")(); }
+
+QuietCasts::~QuietCasts() {
+    try {
+        state.attr("__exit__")(py::none(), py::none(), py::none());
+    } catch (py::error_already_set& e) {
+        e.discard_as_unraisable("fusednorm");
+    }
+}
+
+int64_t Array::size() const {
+    int64_t n = 1;
+    for (int i = 0; i < ndim; ++i) n *= shape[i];
+    return n;
+}
+
+void Array::extent(const char*& first, const char*& last) const {
+    first = last = data;
+    if (size() == 0) return;
+    for (int i = 0; i < ndim; ++i) (strides[i] < 0 ? first : last) += strides[i] * (shape[i] - 1);
+    last += size_of(type);
+}
+
+Array view_of(py::array array, Type type) {
+    Array a;
+    const auto* p = proxy(array);
+    a.type = type, a.data = p->data, a.ndim = p->nd, a.shape = p->dimensions, a.strides = p->strides;
+    a.array = std::move(array);
+    return a;
+}
+
+py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides) {
+    auto& api = py::detail::npy_api::get();
+    auto bytes = static_cast<size_t>(size_of(type));
+    for (int i = 0; i < ndim; ++i) bytes *= static_cast<size_t>(shape[i]);
+    py::object owner;
+    void* memory = nullptr;
+    if (bytes >= kLargeBytes) {
+        const py::capsule capsule = take_large(bytes);
+        memory = capsule.get_pointer<LargeMemory>()->memory;
+        owner = capsule;
+    }
+    PyObject* a = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype_of(type).release().ptr(), ndim, shape, strides, memory,
+                                            memory ? kWriteable : 0, nullptr);
+    if (!a) throw py::error_already_set();
+    const auto array = py::reinterpret_steal<py::array>(a);
+    if (owner && api.PyArray_SetBaseObject_(a, owner.release().ptr()) != 0) throw py::error_already_set();
+    return array;
+}
+
+Array array_like(const Array& x, Type type) {
+    const bool c_order = proxy(py::reinterpret_borrow<py::array>(x.array))->flags & kContiguous;
+    if (c_order) return view_of(new_array(type, x.ndim, x.shape, nullptr), type);
+    return view_of(new_array(type, x.ndim, x.shape, keep_order(x, size_of(type)).data()), type);
+}
+
+bool overlap(const Array& a, const Array& b) {
+    const char *a_first, *a_last, *b_first, *b_last;
+    a.extent(a_first, a_last), b.extent(b_first, b_last);
+    return a_first < b_last && b_first < a_last;
+}
+
+bool is_dense(const Array& x) {
+    if (proxy(py::reinterpret_borrow<py::array>(x.array))->flags & kContiguous) return true;
+    const std::vector<py::ssize_t> strides = keep_order(x, size_of(x.type));
+    return std::equal(strides.begin(), strides.end(), x.strides);
+}
+
+Array dense_copy(const Array& x, Type type) {
+    const Array copy = array_like(x, type);
+    const QuietCasts quiet;
+    numpy().attr("copyto")(copy.array, x.array);
+    return copy;
+}
+
+}  // namespace fusednorm

@@ -1,0 +1,363 @@
+// How stored values become lanes, and lanes stored values: whole, in part, past the caches. A dtype is what decode and
+// encode say, and a line in the lists of kernels.cpp. The intrinsics give the bits that the code beside them gives.
+#pragma once
+#include "lanes.hpp"
+
+// What the baseline does in many instructions is not repeated in every loop.
+#if defined(__AVX2__)
+#define FUSEDNORM_SOFTWARE FUSEDNORM_INLINE
+#else
+#define FUSEDNORM_SOFTWARE __attribute__((noinline))
+#endif
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+// IEEE binary16, and the upper half of a float.
+struct f16 {
+    uint16_t bits;
+};
+struct bf16 {
+    uint16_t bits;
+};
+
+template <class T>
+constexpr bool is_half = std::is_same_v<T, f16> || std::is_same_v<T, bf16>;
+template <class T>
+using BitsOf = std::conditional_t<is_half<T>, uint16_t, T>;
+template <class A, int N>
+using Vector = typename VectorOf<A, N * static_cast<int>(sizeof(A))>::type;
+template <class T, int N>
+using Raw = Vector<BitsOf<T>, N>;
+
+// ---- decode: N stored values as a register of A
+
+template <int N>
+FUSEDNORM_SOFTWARE Vector<float, N> half_to_float_in_software(const Vector<uint16_t, N>& half) {
+    using F = Vector<float, N>;
+    using U = Vector<uint32_t, N>;
+    const U wide = __builtin_convertvector(half, U);
+    // The exponent's bias differs by 112; the product is exact, for subnormal numbers too.
+    const U size = reinterpret_cast<U>(reinterpret_cast<F>((wide & 0x7fff) << 13) * 0x1p112f);
+    const U special = reinterpret_cast<U>((wide & 0x7c00) == 0x7c00);
+    const U nan = special & reinterpret_cast<U>((wide & 0x3ff) != 0);
+    return reinterpret_cast<F>(size | (special & 0x7f800000) | (nan & 0x00400000) | ((wide & 0x8000) << 16));
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<float, N> half_to_float(const Vector<uint16_t, N>& half) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16) return reinterpret_cast<Vector<float, 16>>(_mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(half)));
+#endif
+#if defined(__F16C__)
+    if constexpr (N == 8) return reinterpret_cast<Vector<float, 8>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(half)));
+    if constexpr (N == 4) {
+        long long bits;
+        __builtin_memcpy(&bits, &half, sizeof bits);
+        return reinterpret_cast<Vector<float, 4>>(_mm_cvtph_ps(_mm_cvtsi64_si128(bits)));
+    }
+#endif
+    return half_to_float_in_software<N>(half);
+}
+
+template <class T, int N>
+FUSEDNORM_INLINE Vector<int32_t, N> widen_integers(const Vector<T, N>& raw) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+        using V = Vector<int32_t, 16>;
+        if constexpr (std::is_same_v<T, uint8_t>) return reinterpret_cast<V>(_mm512_maskz_cvtepu8_epi32(0xffff, reinterpret_cast<__m128i>(raw)));
+        if constexpr (std::is_same_v<T, int8_t>) return reinterpret_cast<V>(_mm512_maskz_cvtepi8_epi32(0xffff, reinterpret_cast<__m128i>(raw)));
+        if constexpr (std::is_same_v<T, uint16_t>) return reinterpret_cast<V>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(raw)));
+        if constexpr (std::is_same_v<T, int16_t>) return reinterpret_cast<V>(_mm512_maskz_cvtepi16_epi32(0xffff, reinterpret_cast<__m256i>(raw)));
+    }
+#endif
+#if defined(__AVX2__)
+    if constexpr (N == 8) {
+        using V = Vector<int32_t, 8>;
+        __m128i low = _mm_setzero_si128();
+        __builtin_memcpy(&low, &raw, sizeof raw);
+        if constexpr (std::is_same_v<T, uint8_t>) return reinterpret_cast<V>(_mm256_cvtepu8_epi32(low));
+        if constexpr (std::is_same_v<T, int8_t>) return reinterpret_cast<V>(_mm256_cvtepi8_epi32(low));
+        if constexpr (std::is_same_v<T, uint16_t>) return reinterpret_cast<V>(_mm256_cvtepu16_epi32(low));
+        if constexpr (std::is_same_v<T, int16_t>) return reinterpret_cast<V>(_mm256_cvtepi16_epi32(low));
+    }
+#endif
+    return __builtin_convertvector(raw, Vector<int32_t, N>);
+}
+
+template <class T, class A, int N>
+FUSEDNORM_INLINE Vector<A, N> decode(const Raw<T, N>& raw) {
+    if constexpr (std::is_same_v<T, f16>) {
+        return convert_part<Vector<A, N>>(half_to_float<N>(raw));
+    } else if constexpr (std::is_same_v<T, bf16>) {
+        const auto wide = __builtin_convertvector(raw, Vector<uint32_t, N>) << 16;
+        return convert_part<Vector<A, N>>(reinterpret_cast<Vector<float, N>>(wide));
+    } else if constexpr (std::is_integral_v<T> && sizeof(T) <= 2 && !std::is_same_v<A, T>) {
+        return convert_part<Vector<A, N>>(widen_integers<T, N>(raw));
+    } else {
+        return convert_part<Vector<A, N>>(raw);
+    }
+}
+
+// ---- encode: a register of A as N stored values, rounded once, to the nearest, ties to even
+
+template <int N>
+FUSEDNORM_SOFTWARE Vector<uint16_t, N> float_to_half_in_software(const Vector<float, N>& value) {
+    using F = Vector<float, N>;
+    using U = Vector<uint32_t, N>;
+    const U bits = reinterpret_cast<U>(value), size = bits & 0x7fffffff;
+    const U normal = (size + (((15u - 127u) << 23) + 0xfff) + ((size >> 13) & 1)) >> 13;
+    // Below the smallest normal number, adding 0.5 rounds to a multiple of the smallest subnormal one.
+    const U small = reinterpret_cast<U>(reinterpret_cast<F>(size) + 0.5f) - 0x3f000000;
+    const U special = size > 0x7f800000 ? 0x7e00 | ((size >> 13) & 0x3ff) : U{} + 0x7c00;
+    const U finite = size < 113u << 23 ? small : normal;
+    const U half = size >= 143u << 23 ? special : finite;
+    return __builtin_convertvector(half | ((bits >> 16) & 0x8000), Vector<uint16_t, N>);
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<uint16_t, N> float_to_half(const Vector<float, N>& value) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16)
+        return reinterpret_cast<Vector<uint16_t, 16>>(_mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(value), 0));
+#endif
+#if defined(__F16C__)
+    if constexpr (N == 8) return reinterpret_cast<Vector<uint16_t, 8>>(_mm256_cvtps_ph(reinterpret_cast<__m256>(value), 0));
+    if constexpr (N == 4) {
+        const long long bits = _mm_cvtsi128_si64(_mm_cvtps_ph(reinterpret_cast<__m128>(value), 0));
+        Vector<uint16_t, 4> half;
+        __builtin_memcpy(&half, &bits, sizeof half);
+        return half;
+    }
+#endif
+    return float_to_half_in_software<N>(value);
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& value) {
+    using U = Vector<uint32_t, N>;
+    const U bits = reinterpret_cast<U>(value);
+    const U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = bits >> 16 | 0x40;
+    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded, Vector<uint16_t, N>);
+}
+
+// Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.
+template <int N>
+FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value) {
+    using U = Vector<uint32_t, N>;
+    using U64 = Vector<uint64_t, N>;
+    const auto nearest = convert_part<Vector<float, N>>(value);
+    const auto back = convert_part<Vector<double, N>>(nearest);
+    const U64 size = reinterpret_cast<U64>(value) & ~(uint64_t{1} << 63), back_size = reinterpret_cast<U64>(back) & ~(uint64_t{1} << 63);
+    const U beyond = __builtin_convertvector(reinterpret_cast<U64>(back_size > size), U);
+    const U inexact = __builtin_convertvector(reinterpret_cast<U64>(back_size != size), U);
+    return reinterpret_cast<Vector<float, N>>((reinterpret_cast<U>(nearest) + beyond) | (inexact & 1));
+}
+
+template <class T, class A, int N>
+FUSEDNORM_INLINE Raw<T, N> encode(const Vector<A, N>& value) {
+    if constexpr (is_half<T> && std::is_same_v<A, double>) {
+        return encode<T, float, N>(round_to_odd<N>(value));
+    } else if constexpr (std::is_same_v<T, f16>) {
+        return float_to_half<N>(value);
+    } else if constexpr (std::is_same_v<T, bf16>) {
+        return float_to_bfloat<N>(value);
+    } else {
+        return convert_part<Raw<T, N>>(value);
+    }
+}
+
+// How far ahead of a sum its values are asked for. The processor's own prefetching reached 0.65 of the memory's speed
+// (moments of 38 MB, two cores), this 1.0.
+constexpr int64_t kPrefetchBytes = 2048;
+
+// ---- whole lanes, any alignment
+
+template <class A, class T>
+FUSEDNORM_INLINE Lanes<A> load(const T* p) {
+    using L = Lanes<A>;
+    L r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) {
+        Raw<T, L::kWidth> raw;
+        __builtin_memcpy(&raw, p + i * L::kWidth, sizeof raw);
+        r.part[i] = decode<T, A, L::kWidth>(raw);
+    }
+    return r;
+}
+
+template <class T, class A>
+FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
+    using L = Lanes<A>;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) {
+        const Raw<T, L::kWidth> raw = encode<T, A, L::kWidth>(a.part[i]);
+        __builtin_memcpy(p + i * L::kWidth, &raw, sizeof raw);
+    }
+}
+
+// ---- the first n values of a register's worth; n below 0 means none, n above its width all
+
+#if defined(__AVX512F__)
+template <int Width>
+FUSEDNORM_INLINE uint32_t mask_of(int64_t n) {
+    return n >= Width ? (1u << Width) - 1 : n <= 0 ? 0 : (1u << n) - 1;
+}
+#elif defined(__AVX2__)
+// Lanes below n have all bits on.
+FUSEDNORM_INLINE __m256i mask_of_4(int64_t n) {
+    const int count = n > 8 ? 8 : n < 0 ? 0 : static_cast<int>(n);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FUSEDNORM_INLINE __m256i mask_of_8(int64_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+#endif
+
+template <class R, class T>
+FUSEDNORM_INLINE R load_part_some(const T* p, int64_t n, BitsOf<T> fill) {
+    constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
+    const R rest = fill - R{};
+#if defined(__AVX512F__)
+    const auto mask = mask_of<kWidth>(n);
+    if constexpr (sizeof(R) == 64 && sizeof(T) == 4)
+        return reinterpret_cast<R>(_mm512_mask_loadu_ps(reinterpret_cast<__m512>(rest), static_cast<__mmask16>(mask), p));
+    if constexpr (sizeof(R) == 64 && sizeof(T) == 8)
+        return reinterpret_cast<R>(_mm512_mask_loadu_pd(reinterpret_cast<__m512d>(rest), static_cast<__mmask8>(mask), p));
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 4)
+        return reinterpret_cast<R>(_mm256_mask_loadu_ps(reinterpret_cast<__m256>(rest), static_cast<__mmask8>(mask), p));
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 2)
+        return reinterpret_cast<R>(_mm256_mask_loadu_epi16(reinterpret_cast<__m256i>(rest), static_cast<__mmask16>(mask), p));
+    if constexpr (sizeof(R) == 16 && sizeof(T) == 2)
+        return reinterpret_cast<R>(_mm_mask_loadu_epi16(reinterpret_cast<__m128i>(rest), static_cast<__mmask8>(mask), p));
+    if constexpr (sizeof(R) == 16 && sizeof(T) == 1)
+        return reinterpret_cast<R>(_mm_mask_loadu_epi8(reinterpret_cast<__m128i>(rest), static_cast<__mmask16>(mask), p));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 4) {
+        const __m256i mask = mask_of_4(n);
+        return reinterpret_cast<R>(_mm256_blendv_ps(reinterpret_cast<__m256>(rest),
+                                                    _mm256_maskload_ps(reinterpret_cast<const float*>(p), mask),
+                                                    _mm256_castsi256_ps(mask)));
+    }
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 8) {
+        const __m256i mask = mask_of_8(n);
+        return reinterpret_cast<R>(_mm256_blendv_pd(reinterpret_cast<__m256d>(rest),
+                                                    _mm256_maskload_pd(reinterpret_cast<const double*>(p), mask),
+                                                    _mm256_castsi256_pd(mask)));
+    }
+    if constexpr (sizeof(R) == 16 && sizeof(T) == 4) {
+        const __m128i mask = _mm256_castsi256_si128(mask_of_4(n));
+        return reinterpret_cast<R>(_mm_blendv_ps(reinterpret_cast<__m128>(rest),
+                                                 _mm_maskload_ps(reinterpret_cast<const float*>(p), mask),
+                                                 _mm_castsi128_ps(mask)));
+    }
+#endif
+    R raw = rest;
+    const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
+    BitsOf<T> buffer[kWidth];
+    __builtin_memcpy(buffer, &raw, sizeof buffer);
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(buffer + i, p + i, sizeof(T));
+    __builtin_memcpy(&raw, buffer, sizeof raw);
+    return raw;
+}
+
+template <class R, class T>
+FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
+    constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
+#if defined(__AVX512F__)
+    const auto mask = mask_of<kWidth>(n);
+    if constexpr (sizeof(R) == 64 && sizeof(T) == 4)
+        return _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), reinterpret_cast<__m512>(raw));
+    if constexpr (sizeof(R) == 64 && sizeof(T) == 8)
+        return _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(raw));
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 4)
+        return _mm256_mask_storeu_ps(p, static_cast<__mmask8>(mask), reinterpret_cast<__m256>(raw));
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 2)
+        return _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(mask), reinterpret_cast<__m256i>(raw));
+    if constexpr (sizeof(R) == 16 && sizeof(T) == 2)
+        return _mm_mask_storeu_epi16(p, static_cast<__mmask8>(mask), reinterpret_cast<__m128i>(raw));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 4)
+        return _mm256_maskstore_ps(reinterpret_cast<float*>(p), mask_of_4(n), reinterpret_cast<__m256>(raw));
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 8)
+        return _mm256_maskstore_pd(reinterpret_cast<double*>(p), mask_of_8(n), reinterpret_cast<__m256d>(raw));
+    if constexpr (sizeof(R) == 16 && sizeof(T) == 4)
+        return _mm_maskstore_ps(reinterpret_cast<float*>(p), _mm256_castsi256_si128(mask_of_4(n)), reinterpret_cast<__m128>(raw));
+#endif
+    const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < count; ++i) {
+        const BitsOf<T> one = raw[i];
+        __builtin_memcpy(p + i, &one, sizeof one);
+    }
+}
+
+// The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
+template <class A, class T>
+FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, BitsOf<T> fill = 0) {
+    using L = Lanes<A>;
+    L r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i)
+        r.part[i] = decode<T, A, L::kWidth>(load_part_some<Raw<T, L::kWidth>>(p + i * L::kWidth, n - i * L::kWidth, fill));
+    return r;
+}
+
+template <class T, class A>
+FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
+    using L = Lanes<A>;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i)
+        store_part_some(p + i * L::kWidth, encode<T, A, L::kWidth>(a.part[i]), n - i * L::kWidth);
+}
+
+// One value.
+template <class T>
+FUSEDNORM_INLINE double as_double(const T& value) {
+    if constexpr (is_half<T>) {
+        return load_some<double>(&value, 1).part[0][0];
+    } else {
+        return static_cast<double>(value);
+    }
+}
+
+// ---- past the caches
+
+// What p must be aligned to.
+template <class T>
+constexpr int kStreamBytes = kBytes < kLanes * static_cast<int>(sizeof(T)) ? kBytes : kLanes * static_cast<int>(sizeof(T));
+
+template <class T, class A>
+FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
+#if defined(__x86_64__)
+    alignas(64) T buffer[kLanes];
+    store(buffer, a);
+    constexpr int kStep = kStreamBytes<T> / static_cast<int>(sizeof(T));
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < kLanes; i += kStep) {
+#if defined(__AVX512F__)
+        if constexpr (kStreamBytes<T> == 64)
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(p + i), *reinterpret_cast<const __m512i*>(buffer + i));
+#endif
+#if defined(__AVX2__)
+        if constexpr (kStreamBytes<T> == 32)
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(p + i), *reinterpret_cast<const __m256i*>(buffer + i));
+#endif
+        if constexpr (kStreamBytes<T> == 16)
+            _mm_stream_si128(reinterpret_cast<__m128i*>(p + i), *reinterpret_cast<const __m128i*>(buffer + i));
+    }
+#else
+    store(p, a);
+#endif
+}
+
+// After streaming: what was written is seen by whoever sees what follows.
+FUSEDNORM_INLINE void stream_fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME

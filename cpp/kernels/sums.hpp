@@ -1,0 +1,115 @@
+// Sums of small integers and of their squares, as integers. Such moments stand for sums until exact.hpp closes them: mean
+// is the sum, m2 + low * 2^32 the sum of squares, all of them integers; merging is adding.
+#pragma once
+#include "moments.hpp"
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+struct IntegerSums {
+    Lanes<uint32_t> values, low, high;
+    FUSEDNORM_INLINE IntegerSums() : values(broadcast(0u)), low(values), high(values) {}
+    // Up to kBlock values go into a lane. Squares of 16 bits are taken in halves.
+    template <class T>
+    FUSEDNORM_INLINE void add(const Lanes<uint32_t>& value) {
+        values += value;
+        const Lanes<uint32_t> square = value * value;
+        if constexpr (sizeof(T) == 1) {
+            low += square;
+        } else {
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < Lanes<uint32_t>::kParts; ++i) {
+                low.part[i] += square.part[i] & 0xffff;
+                high.part[i] += square.part[i] >> 16;
+            }
+        }
+    }
+};
+
+// One statistic's sums: of the values, and of the squares' halves.
+struct Totals {
+    int64_t sum = 0;
+    uint64_t low = 0, high = 0;
+};
+
+FUSEDNORM_INLINE void flush(const IntegerSums& s, Totals* totals, int64_t step, int64_t n) {
+    int32_t values[kLanes];
+    uint32_t low[kLanes], high[kLanes];
+    __builtin_memcpy(values, s.values.part, sizeof values);
+    __builtin_memcpy(low, s.low.part, sizeof low);
+    __builtin_memcpy(high, s.high.part, sizeof high);
+    for (int64_t i = 0; i < n; ++i) {
+        Totals& t = totals[i * step];
+        t.sum += values[i], t.low += low[i], t.high += high[i];
+    }
+}
+
+FUSEDNORM_INLINE void put(Moments out, int64_t i, const Totals& t) {
+    const uint64_t low = t.low + ((t.high & 0xffff) << 16);
+    out.mean[i] = static_cast<double>(t.sum);
+    out.m2[i] = static_cast<double>(low & 0xffffffff);
+    out.low[i] = static_cast<double>((low >> 32) + (t.high >> 16));
+}
+
+template <class T, bool>
+void sums_rows(const RowsTile& t, Moments out) {
+    for (int64_t s = 0; s < t.stats; ++s) {
+        Totals totals;
+        for (int64_t r = 0; r < t.rows; ++r) {
+            const T* x = static_cast<const T*>(t.x) + s * t.stat_ld + r * t.ld;
+            for (int64_t begin = 0; begin < t.cols; begin += kBlock * kLanes) {
+                const int64_t end = t.cols - begin < kBlock * kLanes ? t.cols : begin + kBlock * kLanes;
+                IntegerSums block;
+                int64_t c = begin;
+                for (; c + kLanes <= end; c += kLanes) {
+                    __builtin_prefetch(reinterpret_cast<const char*>(x + c) + kPrefetchBytes);
+                    block.add<T>(load<uint32_t>(x + c));
+                }
+                if (c < end) block.add<T>(load_some<uint32_t>(x + c, end - c));
+                flush(block, &totals, 0, kLanes);
+            }
+        }
+        put(out, s, totals);
+    }
+}
+
+template <class T>
+FUSEDNORM_INLINE void sums_strip(const T* x, int64_t rows, int64_t ld, int64_t n, Totals* totals) {
+    IntegerSums block;
+    if (n >= kLanes) {
+        for (int64_t r = 0; r < rows; ++r) {
+            __builtin_prefetch(x + (r + rows) * ld);
+            block.add<T>(load<uint32_t>(x + r * ld));
+        }
+    } else {
+        for (int64_t r = 0; r < rows; ++r) block.add<T>(load_some<uint32_t>(x + r * ld, n));
+    }
+    flush(block, totals, 1, n < kLanes ? n : kLanes);
+}
+
+template <class T, bool>
+void sums_cols(const ColsTile& t, Moments out) {
+    const T* x = static_cast<const T*>(t.x);
+    Totals* totals = reinterpret_cast<Totals*>(t.scratch);
+    // Few contiguous columns: several rows are one, as in moments_cols.
+    const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, wide = fold * t.cols, folded = t.rows / fold;
+    for (int64_t c = 0; c < wide; ++c) totals[c] = {};
+    constexpr int64_t kValues = 16384;
+    const int64_t strip = wide * 8 > kValues ? 8 : wide * kBlockRows < kValues ? kBlockRows : kValues / wide;
+    const auto add_rows = [&](const T* from, int64_t rows, int64_t ld, int64_t cols) {
+        for (int64_t r = 0; r < rows; r += strip)
+            for (int64_t c = 0; c < cols; c += kLanes)
+                sums_strip(from + r * ld + c, rows - r < strip ? rows - r : strip, ld, cols - c, totals + c);
+    };
+    add_rows(x, folded, fold == 1 ? t.ld : wide, wide);
+    add_rows(x + folded * wide, t.rows - folded * fold, t.cols, t.cols);
+    for (int64_t c = 0; c < t.cols; ++c) {
+        Totals all = totals[c];
+        for (int64_t i = c + t.cols; i < wide; i += t.cols)
+            all.sum += totals[i].sum, all.low += totals[i].low, all.high += totals[i].high;
+        put(out, c, all);
+    }
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME

@@ -1,0 +1,20 @@
+// Where a result goes: a fresh array in x's memory order, or `out` after its checks.
+#pragma once
+#include "arguments.hpp"
+
+namespace fusednorm {
+
+// Where out cannot be written directly (it overlaps an input in part, or its memory is odd), a temporary stands in, and
+// finish() copies it. beside: arrays of x's shape that may lie in the very same place, as x may. before: arrays that may not.
+class Result {
+public:
+    Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<Array> beside,
+           std::initializer_list<py::array> before);
+    Array view;
+    py::object finish();
+
+private:
+    py::object target;  // out, where view is a temporary
+};
+
+}  // namespace fusednorm

@@ -1,0 +1,138 @@
+// Pieces of an operation. See tiles.hpp.
+#include "tiles.hpp"
+
+#include <algorithm>
+
+namespace fusednorm {
+namespace {
+
+// How far ahead normalize asks for x, in bytes.
+constexpr int64_t kAhead = 2048;
+// Values that go through double on their way: what a first-level cache holds beside x, r and y.
+constexpr int64_t kThroughValues = 1024;
+
+int64_t width_index(Type t) {
+    const int64_t bytes = size_of(t);
+    return bytes == 1 ? 0 : bytes == 2 ? 1 : bytes == 4 ? 2 : 3;
+}
+
+}  // namespace
+
+Tiles::Tiles(const Operation& operation, const Plan& plan_, const Kernels& kernels)
+    : x_type(static_cast<int>(operation.x_type) < kReadTypes ? operation.x_type : Type::f64),
+      single(in_float(operation)),
+      stream(false),
+      ahead(kAhead),
+      row_weight(operation.weight),
+      row_bias(operation.bias),
+      op(operation),
+      plan(plan_),
+      k(kernels) {}
+
+int64_t Tiles::packed_bytes() const {
+    const bool x = plan.read.pack_x || plan.write.pack_x;
+    const int64_t of_x = std::max({kPackValues, plan.read.chunk, plan.write.chunk});
+    return (x ? of_x * size_of(x_type) : 0) + (plan.write.pack_y ? kBlockValues * 8 : 0) + (plan.write.pack_r ? kBlockValues * 8 : 0);
+}
+
+void Tiles::place_packed(Workspace& w, char* memory) const {
+    w.y = memory;
+    w.r = w.y + (plan.write.pack_y ? kBlockValues * 8 : 0);
+    w.x = w.r + (plan.write.pack_r ? kBlockValues * 8 : 0);
+}
+
+const void* Tiles::read(const Tiling& tiling, const Piece& p, const Workspace& w, int64_t& ld) const {
+    const char* x = static_cast<const char*>(op.x) + p.at.x * size_of(op.x_type);
+    ld = p.row.x;
+    if (!tiling.pack_x) return x;
+    const CopyTile tile{x, w.x, p.rows, p.cols, p.row.x, tiling.cols.x, p.cols, 1};
+    (x_type == op.x_type ? k.copy[width_index(x_type)] : k.widen[static_cast<int>(op.x_type)])(tile);
+    ld = p.cols;
+    return w.x;
+}
+
+NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t first, int64_t step) const {
+    NormalizeTile t{};
+    t.rows = p.rows, t.cols = p.cols, t.stream = stream, t.ahead = ahead;
+    const int64_t skip = first * (c.wide ? 8 : 4);
+    t.center = c.center + skip, t.scale = c.scale + skip, t.shift = c.shift + skip;
+    t.coef_ld = step;
+    if (plan.coefs == Coefs::both) {
+        const int64_t size = single ? 4 : 8;
+        t.weight = static_cast<const char*>(row_weight) + p.at.affine * size;
+        t.bias = static_cast<const char*>(row_bias) + p.at.affine * size;
+        t.affine_ld = p.row.affine;
+    }
+    return t;
+}
+
+void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
+    NormalizeTile whole = describe(p, c, first, step);
+    const bool packed = plan.write.pack_x || plan.write.pack_y;
+    if (is_result(c) && !packed) return normalize_tile(p, whole, c, w);
+    const int64_t fit = is_result(c) ? kBlockValues : kThroughValues;
+    const int64_t least = plan.write.block > 0 ? p.rows : 1;
+    int64_t cols = std::min(p.cols, std::max<int64_t>(1, fit / least));
+    if (cols < p.cols && cols > 16) cols -= cols % 16;
+    const int64_t rows = std::min(p.rows, std::max<int64_t>(1, fit / cols)), size = c.wide ? 8 : 4;
+    for (int64_t r = 0; r < p.rows; r += rows) {
+        for (int64_t at = 0; at < p.cols; at += cols) {
+            Piece part{p.at, std::min(rows, p.rows - r), std::min(cols, p.cols - at), p.row};
+            part.at.step(p.row, r), part.at.step(plan.write.cols, at);
+            NormalizeTile t = describe(part, c, first + r * step, step);
+            if (plan.coefs == Coefs::cols) {
+                const int64_t skip = at * size;
+                t.center = static_cast<const char*>(t.center) + skip;
+                t.scale = static_cast<const char*>(t.scale) + skip;
+                t.shift = static_cast<const char*>(t.shift) + skip;
+            }
+            normalize_tile(part, t, c, w);
+        }
+    }
+}
+
+void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, const Coefficients& c, const Workspace& w) const {
+    t.x = read(plan.write, p, w, t.x_ld);
+    char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
+    const bool pack_y = plan.write.pack_y;
+    void* to = pack_y ? w.y : y;
+    const int64_t ld = pack_y ? p.cols : p.row.y;
+    if (is_result(c)) {
+        t.y = to, t.y_ld = ld;
+        k.normalize[static_cast<int>(x_type)][static_cast<int>(c.wide ? Precision::f64 : Precision::own)]
+                   [static_cast<int>(plan.coefs)](t);
+    } else {
+        through_double(p, t, to, ld, single, w);
+    }
+    if (pack_y) k.copy[width_index(op.y_type)]({to, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
+}
+
+// widen_weights: those of a row are floats, since it was to be computed in float.
+void Tiles::through_double(const Piece& p, NormalizeTile& t, void* y, int64_t y_ld, bool widen_weights,
+                           const Workspace& w) const {
+    alignas(64) double values[kThroughValues], weights[kThroughValues], biases[kThroughValues];
+    if (plan.coefs == Coefs::both && widen_weights) {
+        k.widen[static_cast<int>(Type::f32)]({t.weight, weights, t.rows, t.cols, t.affine_ld, 1, t.cols, 1});
+        k.widen[static_cast<int>(Type::f32)]({t.bias, biases, t.rows, t.cols, t.affine_ld, 1, t.cols, 1});
+        t.weight = weights, t.bias = biases, t.affine_ld = t.cols;
+    }
+    t.y = values, t.y_ld = t.cols;
+    k.normalize[static_cast<int>(x_type)][static_cast<int>(Precision::f64)][static_cast<int>(plan.coefs)](t);
+    if (op.r) add_residual(p, values, w);
+    FinishTile f{values, y, p.rows, p.cols, p.cols, y_ld, stream};
+    if (f.y_ld == f.cols) f.cols *= f.rows, f.rows = 1;
+    k.finish[static_cast<int>(op.y_type)][static_cast<int>(op.activation)](f);
+}
+
+void Tiles::add_residual(const Piece& p, double* t, const Workspace& w) const {
+    AddTile a{static_cast<const char*>(op.r) + p.at.r * size_of(op.r_type), t, p.rows, p.cols, p.row.r, p.cols};
+    Type type = op.r_type;
+    if (plan.write.pack_r) {
+        k.widen[static_cast<int>(type)]({a.r, w.r, p.rows, p.cols, p.row.r, plan.write.cols.r, p.cols, 1});
+        a.r = w.r, a.r_ld = p.cols, type = Type::f64;
+    }
+    if (a.r_ld == a.cols) a.cols *= a.rows, a.rows = 1;
+    k.add[static_cast<int>(type)](a);
+}
+
+}  // namespace fusednorm

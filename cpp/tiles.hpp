@@ -1,0 +1,56 @@
+// One thread's work on one piece of an operation: bring it into the form that the kernels read, normalize it, and what
+// follows. Knows no schedule.
+#pragma once
+#include "norm.hpp"
+#include "plan.hpp"
+
+namespace fusednorm {
+
+struct Coefficients {
+    char *center, *scale, *shift;  // float or double
+    bool wide;                     // double
+};
+
+// What one thread needs besides x and y.
+struct Workspace {
+    char *x, *y, *r;  // packed tiles
+    double* scratch;
+    Moments piece, segment, unit, stats;
+    char* coefficients;
+};
+
+class Tiles {
+public:
+    Tiles(const Operation& operation, const Plan& plan_, const Kernels& kernels);
+
+    Type x_type;    // as the kernels read it
+    bool single;    // float arithmetic, where the numbers fit
+    bool stream;    // write past the caches
+    int64_t ahead;  // how far ahead normalize asks for x, in bytes
+
+    // Bytes of a thread's packed tiles, and where they begin in its memory.
+    int64_t packed_bytes() const;
+    void place_packed(Workspace& w, char* memory) const;
+
+    // x of the piece, packed if it must be. Returns the pointer and the leading dimension.
+    const void* read(const Tiling& tiling, const Piece& p, const Workspace& w, int64_t& ld) const;
+    // y of a piece of plan.write. first: the row whose coefficients come first; step: from one row of the piece to the next.
+    void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const;
+
+    // Coefs::both: of weight_type().
+    const void *row_weight, *row_bias;
+
+private:
+    const Operation& op;
+    const Plan& plan;
+    const Kernels& k;
+
+    bool is_result(const Coefficients& c) const { return !c.wide || (op.y_type == Type::f64 && !has_epilogue()); }
+    bool has_epilogue() const { return op.r || op.activation != Activation::none; }
+    NormalizeTile describe(const Piece& p, const Coefficients& c, int64_t first, int64_t step) const;
+    void normalize_tile(const Piece& p, NormalizeTile& t, const Coefficients& c, const Workspace& w) const;
+    void through_double(const Piece& p, NormalizeTile& t, void* y, int64_t y_ld, bool widen_weights, const Workspace& w) const;
+    void add_residual(const Piece& p, double* t, const Workspace& w) const;
+};
+
+}  // namespace fusednorm
