@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusednorm.config import set_num_threads
+from fusednorm.config import get_num_threads, set_num_threads
 from fusednorm.functional import Array
 from fusednorm.running import RunningMoments
 
@@ -148,9 +148,14 @@ def read_image(task: Task) -> RunningMoments:
 def readings(tasks: list[Task], workers: int) -> Iterator[Iterator[RunningMoments | str]]:
     """Give what `read` gives for each task, in their order."""
     if workers == 1:
-        yield map(read, tasks)
+        threads = get_num_threads()
+        set_num_threads(1)  # a second one sleeps while an image is decoded, and to wake it takes longer than the sums do
+        try:
+            yield map(read, tasks)
+        finally:
+            set_num_threads(threads)
         return
-    # Each worker has one processor; Ctrl-C is for this process alone: what it ignores when it starts others, they ignore.
+    # Each worker has one thread too. Ctrl-C is for this process alone: what it ignores when it starts others, they ignore.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), set_num_threads, (1,))
     # Small files travel several at a time; what a worker holds must be finished before Ctrl-C ends the program.
     together = 1 if any(task.parts > 1 for task in tasks) else 8
