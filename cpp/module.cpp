@@ -8,6 +8,7 @@
 #include "dispatch.hpp"
 #include "plan.hpp"
 #include "results.hpp"
+#include "states.hpp"
 #include "threads.hpp"
 
 namespace fusednorm {
@@ -304,6 +305,19 @@ std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim
     return reduced;
 }
 
+// An operation that finds moments alone; how many statistics there are, and how many values each of them pools.
+Operation pooling(const Operands& arrays, const std::vector<bool>& reduced, int64_t& stats, int64_t& count) {
+    Operation op;
+    stats = count = 1;
+    for (int i = 0; i < arrays.x.ndim; ++i) {
+        const bool kept = !reduced[static_cast<size_t>(i)];
+        op.axes.push(arrays.axis(i, kept));
+        (kept ? stats : count) *= arrays.x.shape[i];
+    }
+    number_statistics(op.axes);
+    return op;
+}
+
 template <class T>
 void write_moments(Statistics& s, double count, double ddof, const py::array& mean, const py::array& var) {
     T* means = reinterpret_cast<T*>(py::detail::array_proxy(mean.ptr())->data);
@@ -327,14 +341,8 @@ py::object moments(const py::handle* a) {
     const Type type = asked == Type::f32 || (a[4].is_none() && asked != Type::f64) ? Type::f32 : Type::f64;
 
     const Operands arrays{x, {}, {}};
-    Operation op;
-    int64_t stats = 1, count = 1;
-    for (int i = 0; i < x.ndim; ++i) {
-        const bool kept = !reduced[static_cast<size_t>(i)];
-        op.axes.push(arrays.axis(i, kept));
-        (kept ? stats : count) *= x.shape[i];
-    }
-    number_statistics(op.axes);
+    int64_t stats, count;
+    Operation op = pooling(arrays, reduced, stats, count);
     std::vector<py::ssize_t> shape, strides;
     for (int i = 0; i < x.ndim; ++i) {
         const bool kept = !reduced[static_cast<size_t>(i)];
@@ -358,6 +366,64 @@ py::object moments(const py::handle* a) {
     const QuietCasts quiet;
     const py::dtype dtype = dtype_of(asked);
     return py::make_tuple(mean.attr("astype")(dtype), var.attr("astype")(dtype));
+}
+
+// ---- running states
+
+// The states of x, of shape (*kept axes, 6); function is the caller's name for messages, channel_axis what is kept.
+py::object pooled(const py::handle* a) {
+    const std::string function = py::str(a[0]);
+    const Arguments check(function.c_str());
+    const Array x = check.input("x", a[1]);
+    std::vector<bool> reduced(static_cast<size_t>(x.ndim), true);
+    if (!a[2].is_none())
+        for (const int64_t one : check.integers("channel_axis", a[2]))
+            reduced[static_cast<size_t>(check.axis("channel_axis", one, x.ndim))] = false;
+    const Operands arrays{x, {}, {}};
+    int64_t stats, count;
+    Operation op = pooling(arrays, reduced, stats, count);
+    std::vector<py::ssize_t> shape, strides;
+    for (int i = 0; i < x.ndim; ++i) {
+        if (reduced[static_cast<size_t>(i)]) continue;
+        shape.push_back(x.shape[i]);
+        strides.push_back(op.axes[i].stat * static_cast<py::ssize_t>(sizeof(State)));
+    }
+    shape.push_back(kStateValues);
+    strides.push_back(sizeof(double));
+    const py::array result = new_array(Type::f64, static_cast<int>(shape.size()), shape.data(), strides.data());
+    auto* states = reinterpret_cast<State*>(py::detail::array_proxy(result.ptr())->data);
+    std::fill_n(states, stats, State{});
+    if (stats == 0 || count == 0) return result;
+    Statistics statistics(stats);
+    arrays.describe(op, Type::f64);
+    op.moments = statistics.moments();
+    run(op, x.size());
+    const double rounded = static_cast<double>(count);  // a broadcast array has more than 2^53 values for free
+    const Pair n{rounded, static_cast<double>(count - static_cast<int64_t>(rounded))};
+    for (int64_t i = 0; i < stats; ++i) states[i] = {n, {op.moments.mean[i], op.moments.low[i]}, {op.moments.m2[i], 0}};
+    return result;
+}
+
+State* states_of(const Arguments& check, const char* argument, py::handle object, int64_t& n) {
+    using Float64 = py::array_t<double, py::array::c_style>;
+    if (!Float64::check_(object)) check.type_error(argument, "a C-contiguous float64 array", text_of(object));
+    const Array a = view_of(py::reinterpret_borrow<py::array>(object), Type::f64);
+    if (a.ndim == 0 || a.shape[a.ndim - 1] != kStateValues || reinterpret_cast<uintptr_t>(a.data) % alignof(State) != 0)
+        check.value_error(argument, "aligned states, 6 values along the last axis", text_of(object));
+    n = a.size() / kStateValues;
+    return reinterpret_cast<State*>(a.data);
+}
+
+// into = into and other, merged statistic by statistic.
+py::object merge(const py::handle* a) {
+    const Arguments check("merge");
+    int64_t n, n_other;
+    State* into = states_of(check, "into", a[0], n);
+    const State* other = states_of(check, "other", a[1], n_other);
+    if (n != n_other) check.value_error("other", std::to_string(n) + " states", std::to_string(n_other));
+    check.updatable("into", a[0]);
+    for (int64_t i = 0; i < n; ++i) into[i] = merged(into[i], other[i]);
+    return py::none();
 }
 
 // ---- the machine
@@ -424,6 +490,8 @@ PyMethodDef functions[] = {
     FUSEDNORM_FUNCTION(add_layer_norm, 7, "(x, residual, normalized_shape, weight, bias, eps, out, /)"),
     FUSEDNORM_FUNCTION(add_rms_norm, 6, "(x, residual, normalized_shape, weight, eps, out, /)"),
     FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
+    FUSEDNORM_FUNCTION(pooled, 3, "(function, x, channel_axis, /)"),
+    FUSEDNORM_FUNCTION(merge, 2, "(into, other, /)"),
     {"set_num_threads", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<set_threads, 1>)), METH_FASTCALL,
      "set_num_threads(n, /)\n--\n\n"},
     {nullptr, nullptr, 0, nullptr},

@@ -8,7 +8,7 @@ namespace fusednorm {
 // One axis. Strides of x, y and r are in elements. stat: step to the next statistic, 0 where values are pooled.
 // affine: step to the next weight and bias, 0 where they are shared. r: the residual's, 0 without one.
 struct Axis {
-    int64_t size, x, y, stat, affine, r = 0;
+    int64_t size, x, y, stat, affine, r;
 };
 
 constexpr Axis kNoAxis{1, 0, 0, 0, 0};

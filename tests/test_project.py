@@ -34,6 +34,7 @@ API = {
     "set_num_threads": "n",
     "get_num_threads": "",
     "show_config": "mode='stdout'",
+    "RunningMoments": "channel_axis=1",
 }
 
 BATCH = "num_features eps=1e-05 momentum=0.1 affine=True track_running_stats=True "

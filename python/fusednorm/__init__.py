@@ -26,6 +26,7 @@ from fusednorm.layers import (
     LayerNorm,
     RMSNorm,
 )
+from fusednorm.running import RunningMoments
 
 __all__ = [
     "BatchNorm1d",
@@ -38,6 +39,7 @@ __all__ = [
     "LayerNorm",
     "Moments",
     "RMSNorm",
+    "RunningMoments",
     "__version__",
     "add_layer_norm",
     "add_rms_norm",

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from fusednorm import __version__
+from fusednorm import __version__, stats
 
 
 def main() -> int:
@@ -16,7 +16,10 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=f"fusednorm {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="[command]")
     commands.add_parser("demo", help="what happens without a command")
-    parser.parse_args()
+    stats.add_arguments(commands.add_parser("stats", help="mean and standard deviation of images and arrays in files"))
+    arguments = parser.parse_args()
+    if arguments.command == "stats":
+        return stats.run(arguments)
 
     from fusednorm import demo
 

@@ -1,0 +1,170 @@
+"""The files of ``python -m fusednorm stats``: which there are, and the statistics of each.
+
+Large arrays are mapped and read in parts. Files may be read by several processes; what comes back keeps their order.
+"""
+
+import glob
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusednorm.config import get_num_threads, set_num_threads
+from fusednorm.functional import Array
+from fusednorm.running import RunningMoments
+
+# Named one by one, since Pillow also opens formats that start other programs (EPS).
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+IMAGES = (".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ARRAYS = (".npy", ".npz")
+PART_BYTES = 1 << 26  # a mapped array is read, shown in the progress bar and given to the workers in parts of this size
+
+
+# ---- finding
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of one file, and how to read it."""
+
+    path: str
+    part: int
+    parts: int
+    channel_axis: int | None
+    mode: str | None
+
+
+def find_files(paths: list[str], follow_symlinks: bool) -> list[str]:
+    """Return the files that the paths name, each once; those of folders and patterns sorted."""
+    files: list[str] = []
+    for path in paths:
+        matches = [path] if os.path.lexists(path) or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
+        for match in matches or [path]:
+            files += walk(match, follow_symlinks) if os.path.isdir(match) else [match]
+    return list(dict.fromkeys(files))
+
+
+def walk(folder: str, follow_symlinks: bool) -> Iterator[str]:
+    """Yield the regular files below a folder that have a known suffix; a folder is entered once, whatever links to it."""
+    seen = set()
+    for where, folders, names in os.walk(folder, followlinks=follow_symlinks):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(where, name)
+            known = Path(name).suffix.lower() in (*IMAGES, *ARRAYS)
+            if known and os.path.isfile(path) and (follow_symlinks or not os.path.islink(path)):
+                yield path
+
+
+def make_tasks(files: list[str], channel_axis: int | None, mode: str | None) -> Iterator[Task]:
+    """Yield every part of every file; only .npy files are mapped, and so have parts."""
+    for path in files:
+        mapped = path.lower().endswith(".npy") and os.path.isfile(path)
+        parts = 1 + os.path.getsize(path) // PART_BYTES if mapped else 1
+        for part in range(parts):
+            yield Task(path, part, parts, channel_axis, mode)
+
+
+# ---- reading
+
+
+def read(task: Task) -> RunningMoments | str:
+    """Return the statistics of a part of a file, or why there are none."""
+    suffix = Path(task.path).suffix.lower()
+    try:
+        if not os.path.isfile(task.path):
+            raise ValueError("no such file" if not os.path.lexists(task.path) else "not a regular file")
+        if suffix in ARRAYS:
+            return read_arrays(task)
+        if suffix in IMAGES:
+            return read_image(task)
+        raise ValueError("neither an image nor .npy or .npz")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a broken file may raise anything
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_arrays(task: Task) -> RunningMoments:
+    """Read a part of an npy file, or every array of an npz archive."""
+    stats = RunningMoments(task.channel_axis)
+    if task.path.lower().endswith(".npy"):
+        return add(stats, part_of(np.lib.format.open_memmap(task.path, "r"), task))
+    with open(task.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        for name in archive:
+            add(stats, archive[name])
+    return stats
+
+
+def add(stats: RunningMoments, x: Array) -> RunningMoments:
+    """Update with words for people who see a file and not the array."""
+    axis = stats.channel_axis
+    if axis is not None and not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"an array of shape {x.shape} has no axis {axis}: see --channel-axis")
+    return stats.update(x)
+
+
+def part_of(x: Array, task: Task) -> Array:
+    """Cut along the axis that is outermost in memory, but not along the channels."""
+    channel = None if task.channel_axis is None or not -x.ndim <= task.channel_axis < x.ndim else task.channel_axis % x.ndim
+    axes = [i for i in range(x.ndim) if i != channel]
+    if task.parts == 1 or not axes:
+        return x if task.part == 0 else x[:0]
+    axis = max(axes, key=lambda i: x.strides[i])
+    cut = [x.shape[axis] * i // task.parts for i in (task.part, task.part + 1)]
+    return x[(slice(None),) * axis + (slice(*cut),)]
+
+
+def read_image(task: Task) -> RunningMoments:
+    """Read an image as height x width x channels."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(task.path, formats=FORMATS) as image:
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+            if deep and task.mode is not None:
+                raise ValueError(f"an image of mode {image.mode} is not converted to {task.mode}")
+            mode = task.mode or ("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+            pixels = np.asarray(image if deep or image.mode == mode else image.convert(mode))
+    stats = RunningMoments(None if task.channel_axis is None else -1)
+    return stats.update(pixels if pixels.ndim == 3 else pixels[..., None])
+
+
+@contextmanager
+def readings(tasks: list[Task], workers: int) -> Iterator[Iterator[RunningMoments | str]]:
+    """Give what `read` gives for each task, in their order."""
+    if workers == 1:
+        threads = get_num_threads()
+        set_num_threads(1)  # a second one sleeps while an image is decoded, and to wake it takes longer than the sums do
+        try:
+            yield map(read, tasks)
+        finally:
+            set_num_threads(threads)
+        return
+    # Each worker has one thread too. Ctrl-C is for this process alone: what it ignores when it starts others, they ignore.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), set_num_threads, (1,))
+    # Small files travel several at a time; what a worker holds must be finished before Ctrl-C ends the program.
+    together = 1 if any(task.parts > 1 for task in tasks) else 8
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        try:
+            results = pool.map(read, tasks, chunksize=max(1, min(together, len(tasks) // workers)))
+        finally:
+            signal.signal(signal.SIGINT, before)
+        yield results
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,316 @@
+"""Statistics that grow batch by batch, on one machine or merged from many."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Mapping
+from typing import IO, Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fusednorm import _core
+from fusednorm.functional import Array
+from fusednorm.states import STATE_VALUES, Floats, finish
+
+_NAMES = ("count", "mean", "m2")
+
+
+class RunningMoments:
+    r"""Count, mean and variance per channel of data that comes in batches.
+
+    .. math::
+
+        \mathrm{mean}_c = \frac{1}{n} \sum x, \quad
+        \mathrm{var}_c = \frac{1}{n - \mathrm{ddof}} \sum (x - \mathrm{mean}_c)^2
+
+    How the data is split into batches, and in which order they come or objects are merged, does not change the numbers:
+    they agree to 1e-12, relative to the standard deviation for the mean.
+
+    Parameters
+    ----------
+    channel_axis
+        The axis of a batch that is kept, -1 for arrays in channels-last order; all others are pooled. None pools every
+        value into one statistic, and `mean`, `var` and `std` are arrays without dimensions.
+
+    Notes
+    -----
+    Float64 throughout, one read of every batch. Means, sums of squares and counts are carried as two doubles each, and
+    merged after Chan, Golub and LeVeque, 1979: a mean far larger than the standard deviation costs no digits.
+
+    Objects pickle, copy and compare by identity. Any number of threads may `update` the same one.
+
+    Examples
+    --------
+    >>> import numpy as np, fusednorm as fn
+    >>> stats = fn.RunningMoments()
+    >>> for batch in (np.array([[1, 10], [2, 20]]), np.array([[3, 30]])):
+    ...     stats.update(batch)
+    RunningMoments(channel_axis=1): 2 values in each of 2 channels
+    RunningMoments(channel_axis=1): 3 values in each of 2 channels
+    >>> stats.mean
+    array([ 2., 20.])
+    >>> stats.var(ddof=1)
+    array([  1., 100.])
+    """
+
+    def __init__(self, channel_axis: SupportsIndex | None = 1) -> None:
+        try:
+            self._channel_axis = None if channel_axis is None else int(channel_axis.__index__())
+        except AttributeError:
+            raise TypeError(f"RunningMoments: channel_axis: expected an integer or None, got {channel_axis!r}") from None
+        self._states = np.zeros((1 if channel_axis is None else 0, STATE_VALUES))
+        self._masked = False
+        self._lock = threading.Lock()
+
+    # ---- adding
+
+    def update(self, batch: ArrayLike, *, where: ArrayLike | None = None, skipna: bool = False) -> RunningMoments:
+        """Add the values of one batch.
+
+        Parameters
+        ----------
+        batch
+            Any shape that has the channel axis, any layout, any real dtype. The first batch sets the number of channels;
+            an empty one may do so too.
+        where
+            Bool, broadcasting with `batch`: True for the values that count. From then on `count` is an array. The values
+            are compressed channel by channel, which takes about twenty times as long as an update without a mask.
+        skipna
+            Whether NaN counts as masked; `count` is an array then. Only the channels that have a NaN are compressed.
+
+        Returns
+        -------
+        RunningMoments
+            This object.
+
+        Raises
+        ------
+        TypeError
+            For a dtype that is not supported, or a mask that is not bool.
+        ValueError
+            For a batch with another number of channels, without the channel axis, or a mask that does not broadcast.
+            Nothing has been added then.
+        """
+        if where is None and not skipna:
+            return self._add(self._pooled(batch), False, "update", "batch")
+        return self._add(self._compressed(np.asarray(batch), where, skipna), True, "update", "batch")
+
+    def merge(self, other: RunningMoments) -> RunningMoments:
+        """Add what `other` has seen; returns this object. `other` stays as it is.
+
+        Raises
+        ------
+        TypeError
+            If `other` is something else.
+        ValueError
+            If both have seen channels, and not as many.
+        """
+        if not isinstance(other, RunningMoments):
+            raise TypeError(f"RunningMoments.merge: other: expected RunningMoments, got {type(other).__name__}")
+        states, masked = other.pack()
+        return self._add(states, masked, "merge", "other")
+
+    def __add__(self, other: object) -> RunningMoments:
+        if not isinstance(other, RunningMoments):
+            return NotImplemented
+        return self.copy().merge(other)
+
+    def __radd__(self, other: object) -> RunningMoments:
+        """``sum`` begins with 0."""
+        return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
+
+    def _pooled(self, x: ArrayLike) -> Floats:
+        states: Floats = _core.pooled("RunningMoments.update", x, self._channel_axis)
+        return np.ascontiguousarray(states.reshape(-1, STATE_VALUES))
+
+    def _compressed(self, x: Array, where: ArrayLike | None, skipna: bool) -> Floats:
+        states = self._pooled(x)
+        mask = _broadcast(where, x.shape)
+        axis = self._channel_axis
+        channels, masks = (np.atleast_1d(a)[None] if axis is None else np.moveaxis(a, axis, 0) for a in (x, mask))
+        for c, (values, kept) in enumerate(zip(channels, masks, strict=True)):
+            has_nan = skipna and bool(np.isnan(states[c]).any())
+            if has_nan or not kept.all():
+                states[c] = _core.pooled("RunningMoments.update", values[kept & ~np.isnan(values) if has_nan else kept], None)
+        return states
+
+    def _add(self, states: Floats, masked: bool, method: str, argument: str) -> RunningMoments:
+        with self._lock:
+            channels, own = len(states), self.num_channels
+            if channels != 0 and own not in (0, channels):
+                raise ValueError(f"RunningMoments.{method}: {argument}: expected {own} channels, got {channels}")
+            if own == 0:
+                self._states = states.copy()
+            elif channels != 0:
+                _core.merge(self._states, states)
+            self._masked |= masked
+        return self
+
+    # ---- reading
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis of a batch that is kept."""
+        return self._channel_axis
+
+    @property
+    def num_channels(self) -> int:
+        """How many channels there are; 0 before the first batch."""
+        return len(self._states)
+
+    @property
+    def count(self) -> int | NDArray[Any]:
+        """How many values each channel has seen: an int; an array (C,) of integers once masks were used.
+
+        That array is int64, or object where a count is too large for it.
+        """
+        states, masked = self.pack()
+        counts = [int(value) + int(low) for value, low in states[:, :2]]
+        if not masked:
+            return counts[0] if counts else 0
+        array = np.array(counts, np.int64 if max(counts, default=0) < 2**63 else object)
+        return array.reshape(self._shape(states))
+
+    @property
+    def mean(self) -> Floats:
+        """The mean per channel (C,); NaN where no value came. No channels before the first batch."""
+        states = self.pack()[0]
+        return finish(states)[0].reshape(self._shape(states))
+
+    def var(self, ddof: float = 0) -> Floats:
+        """Return the variance per channel (C,), with divisor ``count - ddof``; NaN where no value came."""
+        states = self.pack()[0]
+        return finish(states, ddof)[1].reshape(self._shape(states))
+
+    def std(self, ddof: float = 0) -> Floats:
+        """Return the square root of `var`."""
+        return np.asarray(np.sqrt(self.var(ddof)))
+
+    def _shape(self, states: Floats) -> tuple[int, ...]:
+        return () if self._channel_axis is None else (len(states),)
+
+    def __repr__(self) -> str:
+        count = "values by mask" if self._masked else f"{self.count} values"
+        return f"RunningMoments(channel_axis={self._channel_axis}): {count} in each of {self.num_channels} channels"
+
+    def to_batch_norm(self, dims: int = 2, *, ddof: float = 0, **keywords: Any) -> Any:
+        """Return a layer in eval mode with these statistics as its running ones ("precise" batch norm).
+
+        Parameters
+        ----------
+        dims
+            1, 2 or 3: BatchNorm1d, 2d or 3d.
+        ddof
+            0: the variance of the data seen, so that the layer gives it unit variance; 1: the unbiased one.
+        **keywords
+            For the layer. `num_features` and `channel_axis` are known, unless they are named.
+
+        Raises
+        ------
+        ValueError
+            For other dims, or where no channel has been seen.
+        """
+        if dims not in (1, 2, 3):
+            raise ValueError(f"RunningMoments.to_batch_norm: dims: expected 1, 2 or 3, got {dims!r}")
+        if self.num_channels == 0 or np.any(np.asarray(self.count) == 0):
+            raise ValueError("RunningMoments.to_batch_norm: expected statistics with values in every channel, got none")
+        axis = 1 if self._channel_axis is None else self._channel_axis
+        settings = {"num_features": self.num_channels, "channel_axis": axis} | keywords
+        layers: Any = importlib.import_module("fusednorm.layers")
+        layer = getattr(layers, f"BatchNorm{dims}d")(**settings)
+        layer.running_mean[...] = self.mean
+        layer.running_var[...] = self.var(ddof)
+        return layer.eval()
+
+    # ---- keeping and sending
+
+    def pack(self) -> tuple[Floats, bool]:
+        """Return a copy of the state, ``(channels, 6)``, and whether masks were used."""
+        with self._lock:
+            return self._states.copy(), self._masked
+
+    def unpack(self, states: Floats, masked: bool) -> RunningMoments:
+        """Replace the state by what `pack` gave; returns this object."""
+        states = np.array(states, np.float64, order="C")
+        if states.ndim != 2 or states.shape[1] != STATE_VALUES or (self._channel_axis is None and len(states) != 1):
+            raise ValueError(f"RunningMoments: states: expected shape (channels, 6), got {states.shape}")
+        if not (np.isfinite(states[:, 0]) & (states[:, 0] >= 0)).all():
+            raise ValueError("RunningMoments: count: expected finite numbers >= 0")
+        with self._lock:
+            self._states, self._masked = states, bool(masked)
+        return self
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return arrays that hold everything.
+
+        ``count``, ``mean`` and ``m2`` have shape (2, C), in row 0 the numbers and in row 1 what rounding them left;
+        ``masked`` is a bool and ``channel_axis`` an integer, of shape (0,) for None.
+        """
+        states, masked = self.pack()
+        columns = {name: np.ascontiguousarray(states[:, 2 * i : 2 * i + 2].T) for i, name in enumerate(_NAMES)}
+        axis = np.array([] if self._channel_axis is None else self._channel_axis, np.int64)
+        return {**columns, "masked": np.array(masked), "channel_axis": axis}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> RunningMoments:
+        """Take what `state_dict` gave, arrays or what `numpy.asarray` reads; returns this object.
+
+        Raises
+        ------
+        ValueError
+            For missing or unexpected keys and for shapes that do not fit. Nothing has changed then.
+        """
+        wanted = {*_NAMES, "masked", "channel_axis"}
+        if set(state) != wanted:
+            raise ValueError(f"RunningMoments.load_state_dict: state: expected {sorted(wanted)}, got {sorted(state)}")
+        columns = [np.asarray(state[name], np.float64) for name in _NAMES]
+        if any(c.ndim != 2 or len(c) != 2 or c.shape != columns[0].shape for c in columns):
+            shapes = [c.shape for c in columns]
+            raise ValueError(f"RunningMoments.load_state_dict: expected three arrays of one shape (2, C), got {shapes}")
+        axis = np.asarray(state["channel_axis"])
+        new = RunningMoments(int(axis) if axis.size else None)
+        new.unpack(np.concatenate(columns).T, bool(np.asarray(state["masked"])))
+        self._channel_axis = new.channel_axis
+        return self.unpack(*new.pack())
+
+    def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write an npz file, under exactly the name that is given."""
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "wb") as opened:
+                return self.save(opened)
+        arrays: Any = self.state_dict()
+        return np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> RunningMoments:
+        """Read what `save` wrote. No pickled object is read, so a file from a stranger runs no code."""
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("RunningMoments.load: file: expected an npz archive, got a single array")
+        with archive:
+            return cls().load_state_dict(archive)
+
+    def copy(self) -> RunningMoments:
+        """Return one with the same state that shares no memory."""
+        return RunningMoments(self._channel_axis).unpack(*self.pack())
+
+    def __getstate__(self) -> dict[str, Array]:
+        return self.state_dict()
+
+    def __setstate__(self, state: Mapping[str, ArrayLike]) -> None:
+        self._lock = threading.Lock()
+        self._channel_axis = None
+        self.load_state_dict(state)
+
+
+def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.asarray(True if where is None else where)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"RunningMoments.update: where: expected a bool array, got dtype {mask.dtype}")
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        message = f"RunningMoments.update: where: expected what broadcasts to {shape}, got shape {mask.shape}"
+        raise ValueError(message) from None

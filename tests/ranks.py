@@ -1,0 +1,131 @@
+"""Run by test_mpi.py on four ranks: each knows the whole batch, holds its part, and compares."""
+
+import fusednorm as fn
+import numpy as np
+from fusednorm.mpi import SyncBatchNorm, allreduce
+from mpi4py import MPI
+
+COMM = MPI.COMM_WORLD
+SPLITS = ((5, 0, 2, 9), (0, 0, 0, 2), (1, 1, 1, 1), (4, 4, 4, 4))
+
+
+def part(x, sizes):
+    """Return this rank's samples."""
+    start = sum(sizes[: COMM.rank])
+    return x[start : start + sizes[COMM.rank]]
+
+
+def same_everywhere(*arrays):
+    """Whether all ranks have the same bits."""
+    return len(set(COMM.allgather(b"".join(np.asarray(a).tobytes() for a in arrays)))) == 1
+
+
+def raises(error, text, call):
+    """Whether the call raises this error."""
+    try:
+        call()
+    except error as e:
+        return text in str(e)
+    return False
+
+
+def check_allreduce():
+    rng = np.random.default_rng(0)
+    for sizes in SPLITS:
+        for channels in (1, 3, 20_000):
+            x = rng.normal(1e6, 1, (sum(sizes), channels, 2))
+            mine, stats = part(x, sizes), fn.RunningMoments()
+            if len(mine):
+                stats.update(mine)
+            total, whole = allreduce(stats, COMM), fn.RunningMoments().update(x)
+            assert total.count == whole.count
+            assert stats.count == 2 * len(mine)
+            np.testing.assert_allclose(total.mean, whole.mean, rtol=1e-15)
+            np.testing.assert_allclose(total.var(), whole.var(), rtol=1e-12)
+            assert same_everywhere(*total.state_dict().values())
+    assert allreduce(fn.RunningMoments(), COMM).count == 0
+
+
+def check_masks_and_large_counts():
+    x = np.full((2, 3), float(COMM.rank))
+    total = allreduce(fn.RunningMoments().update(x, where=np.arange(3) <= COMM.rank), COMM)
+    np.testing.assert_array_equal(total.count, [8, 6, 4])
+    np.testing.assert_allclose(total.mean, [1.5, 2, 2.5], rtol=1e-15)
+    large = fn.RunningMoments().update(np.ones((1, 1)))
+    for _ in range(60):
+        large.merge(large)
+    large.update(np.ones((1 + COMM.rank, 1)))
+    assert allreduce(large, COMM).count == 4 * 2**60 + 10
+
+
+def check_layer(dtype, channel_axis, momentum, sizes):
+    rng = np.random.default_rng(1)
+    layer = SyncBatchNorm(3, momentum=momentum, channel_axis=channel_axis, dtype=dtype)
+    layer.weight[:], layer.bias[:] = (2, 3, 4), (5, 6, 7)
+    mean, var = np.zeros(3, dtype), np.ones(3, dtype)
+    for step in range(3):
+        x = rng.normal(100, 3, (sum(sizes), 3, 4)).astype(dtype)
+        x = x if channel_axis == 1 else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        factor = 1 / (step + 1) if momentum is None else momentum
+        wanted = fn.batch_norm(x, mean, var, layer.weight, layer.bias, True, factor, channel_axis=channel_axis)
+        got = layer(part(x, sizes))
+        assert got.dtype == dtype
+        # Deviations below 5 and weights up to 4; of float64 the mean, 33 deviations, is handed on as one number.
+        unit = 2e-6 if dtype == "f4" else 33 * np.finfo(dtype).eps
+        np.testing.assert_allclose(got, part(wanted, sizes), rtol=0, atol=unit * 5 * 4)
+        np.testing.assert_allclose(layer.running_mean, mean, rtol=2 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(layer.running_var, var, rtol=8 * np.finfo(dtype).eps)
+        assert same_everywhere(layer.running_mean, layer.running_var)
+    assert layer.num_batches_tracked == 3
+    evaluated = layer.eval()(part(x, sizes))  # sends nothing, so the ranks need not agree
+    np.testing.assert_array_equal(
+        evaluated,
+        fn.batch_norm(
+            part(x, sizes),
+            mean * 0 + layer.running_mean,
+            layer.running_var,
+            layer.weight,
+            layer.bias,
+            channel_axis=channel_axis,
+        ),
+    )
+
+
+def check_errors():
+    odd = COMM.rank == 2
+    assert raises(
+        ValueError,
+        "channels on every rank, got 2 and 3",
+        lambda: allreduce(fn.RunningMoments().update(np.ones((4, 2 + odd))), COMM),
+    )
+    layer = SyncBatchNorm(2)
+    before = layer.running_mean.copy()
+    error, text = (TypeError, "complex") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer(np.ones((4, 2), complex if odd else float)))
+    error, text = (ValueError, "expected 2 channels, got 3") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer(np.ones((4, 2 + odd))))
+    assert raises(ValueError, "more than one value per channel", lambda: layer(np.ones((int(odd), 2))))
+    assert layer(np.ones((0, 2))).shape == (0, 2)
+    np.testing.assert_array_equal(layer.running_mean, before)
+    assert layer.num_batches_tracked == 0
+    assert layer(np.ones((2, 2))).shape == (2, 2)
+
+
+def main():
+    """Run every check on all ranks."""
+    assert COMM.size == 4
+    check_allreduce()
+    check_masks_and_large_counts()
+    for dtype in ("f4", "f8"):
+        for channel_axis in (1, -1):
+            for momentum in (0.1, None):
+                for sizes in SPLITS:
+                    check_layer(dtype, channel_axis, momentum, sizes)
+    check_errors()
+    COMM.Barrier()
+    if COMM.rank == 0:
+        print("fine")
+
+
+if __name__ == "__main__":
+    main()

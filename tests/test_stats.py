@@ -1,0 +1,269 @@
+"""`python -m fusednorm stats`: photographs, generated files, what is broken, links, parts, workers, Ctrl-C."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusednorm import __main__ as command
+from fusednorm import files
+from PIL import Image
+from processes import run_python
+from sklearn import datasets
+
+PHOTOGRAPHS = Path(datasets.__file__).parent / "images"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run the command here; gives exit code, what --json printed (or the text), and stderr."""
+
+    def run(*arguments, text=False):
+        monkeypatch.setattr(sys, "argv", ["fusednorm", "stats", *(() if text else ("--json",)), *map(str, arguments)])
+        code = command.main()
+        out, err = capsys.readouterr()
+        return code, out if text or not out else json.loads(out), err
+
+    return run
+
+
+def check(result, x, files, skipped=0, scale=1):
+    """x: values (C, n)."""
+    x = np.ascontiguousarray(x, np.float64) / scale  # sums along contiguous rows are pairwise
+    assert set(result) == {"count", "mean", "var", "std", "files", "skipped"}
+    assert (result["count"], result["files"], result["skipped"]) == (x.shape[1], files, skipped)
+    for name, value in (("mean", x.mean(1)), ("var", x.var(1)), ("std", x.std(1))):
+        np.testing.assert_allclose(result[name], value, rtol=1e-12)
+
+
+def channels(*images):
+    return np.concatenate([np.reshape(i, (-1, np.shape(i)[2] if np.ndim(i) == 3 else 1)) for i in images]).T
+
+
+@pytest.fixture
+def folder(rng, tmp_path):
+    """Arrays of three images in a tree of PNG files, and the folder."""
+    images = [rng.integers(0, 256, (5 + i, 7, 3), np.uint8) for i in range(3)]
+    for image, name in zip(images, ("a.png", "sub/b.PNG", "sub/deep/c.bmp"), strict=True):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    (tmp_path / "tree" / "notes.txt").write_text("no image")
+    return images, tmp_path / "tree"
+
+
+def test_photographs(run):
+    images = [np.asarray(Image.open(p)) for p in sorted(PHOTOGRAPHS.glob("*.jpg"))]
+    code, result, err = run(PHOTOGRAPHS, "--scale", "255")
+    assert (code, err) == (0, "")
+    check(result, channels(*images), 2, scale=255)
+
+
+def test_the_text_can_be_pasted(run):
+    code, out, _ = run(PHOTOGRAPHS, "--scale", 255, text=True)
+    assert code == 0
+    line = out.strip().splitlines()[-1]
+    mean, std = eval(line, {"Normalize": lambda mean, std: (mean, std)})
+    _, result, _ = run(PHOTOGRAPHS, "--scale", 255)
+    np.testing.assert_allclose(mean, result["mean"], rtol=1e-5)
+    np.testing.assert_allclose(std, result["std"], rtol=1e-5)
+    assert "2 files, 0 skipped, 546,560 values per channel" in out
+
+
+def test_folders_patterns_and_files(run, folder):
+    images, root = folder
+    check(run(root)[1], channels(*images), 3)
+    check(run(root / "**" / "*.[Pp][Nn][Gg]")[1], channels(*images[:2]), 2)
+    check(run(root, root / "a.png", root / "sub")[1], channels(*images), 3)  # each file once
+    check(run(root / "a.png")[1], channels(images[0]), 1)
+
+
+def test_a_name_with_brackets_is_a_name(run, folder, tmp_path):
+    images, root = folder
+    (root / "a.png").rename(tmp_path / "a[1].png")
+    check(run(tmp_path / "a[1].png")[1], channels(images[0]), 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_modes(mode, run, tmp_path, rng):
+    colors = Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8))
+    image = Image.fromarray(rng.integers(0, 65536, (6, 5), np.uint16)) if mode == "I;16" else colors.convert(mode)
+    assert image.mode == mode
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "F") else "x.png")
+    image.save(path)
+    wanted = image if mode in ("L", "RGB", "I;16", "F") else image.convert("L" if mode in ("1", "LA") else "RGB")
+    check(run(path)[1], channels(np.asarray(wanted)), 1)
+
+
+def test_gray_among_color_is_skipped_or_converted(run, folder):
+    images, root = folder
+    gray = Image.fromarray(images[0]).convert("L")
+    gray.save(root / "z.png")
+    code, result, err = run(root)
+    assert code == 0
+    check(result, channels(*images), 3, skipped=1)
+    assert err == f"skipped {root / 'z.png'}: channels: 1, the first file has 3\n"
+    check(run(root, "--mode", "RGB")[1], channels(*images, np.repeat(np.asarray(gray)[..., None], 3, -1)), 4)
+    _, result, _ = run(root, "--mode", "L")
+    assert (result["files"], len(result["mean"])) == (4, 1)
+    _, result, _ = run(root, "--channel-axis", "none")
+    values = np.concatenate([np.ravel(i) for i in (*images, np.asarray(gray))])
+    check(result, values[None], 4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays(axis, order, run, tmp_path, rng, monkeypatch):
+    x = np.asarray(rng.normal(100, 1, (6, 5, 40)).astype("f4"), order=order)
+    np.save(tmp_path / "x.npy", x)
+    wanted = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    check(run(tmp_path, "--channel-axis", axis)[1], wanted, 1)
+    monkeypatch.setattr(files, "PART_BYTES", 700)
+    tasks = list(files.make_tasks([str(tmp_path / "x.npy")], axis, None))
+    assert len(tasks) == 8
+    check(run(tmp_path, "--channel-axis", axis)[1], wanted, 1)
+
+
+def test_archives(run, tmp_path, rng):
+    x, y = rng.normal(size=(6, 3, 2)), rng.normal(size=(4, 3))
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=y)
+    wanted = np.concatenate([np.moveaxis(x, 1, 0).reshape(3, -1), y.T], axis=1)
+    check(run(tmp_path)[1], wanted, 1)
+    np.savez(tmp_path / "b.npz", x=x, y=y[:, :2])  # all of a file counts, or nothing
+    code, result, err = run(tmp_path)
+    assert code == 0
+    check(result, wanted, 1, skipped=1)
+    assert "b.npz: RunningMoments.update: batch: expected 3 channels, got 2" in err
+
+
+def test_workers_change_no_bit(run, folder, tmp_path, rng):
+    _, root = folder
+    np.save(root / "x.npy", rng.normal(size=(40, 3, 9)))
+    (root / "broken.png").write_bytes(b"\x89PNG")
+    assert run(root, "--workers", 2) == run(root)
+
+
+def test_an_empty_array(run, tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((0, 3)))
+    code, result, err = run(tmp_path)
+    assert (code, result["count"], result["mean"], err) == (0, 0, [None] * 3, "")
+
+
+def bomb(path, side=20_000):
+    """Write a PNG that says it is huge."""
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    parts = [len(d).to_bytes(4, "big") + n + d + zlib.crc32(n + d).to_bytes(4, "big") for n, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def write_broken(root):
+    bomb(root / "bomb.png")
+    bomb(root / "warned.png", 10_000)
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "cut.jpg").write_bytes((PHOTOGRAPHS / "china.jpg").read_bytes()[:20_000])
+    (root / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    np.save(root / "objects.npy", np.array([object()]), allow_pickle=True)
+    np.save(root / "complex.npy", np.zeros((2, 3), complex))
+    np.save(root / "flat.npy", np.zeros(3))
+    (root / "noise.npz").write_bytes(b"PK\x03\x04 no")
+    return {p: p.name for p in root.iterdir()}
+
+
+def test_what_cannot_be_read_is_named_and_skipped(run, folder, tmp_path):
+    images, root = folder
+    (tmp_path / "broken").mkdir()
+    names = write_broken(tmp_path / "broken")
+    code, result, err = run(root, tmp_path / "broken", tmp_path / "absent.png", root / "notes.txt")
+    assert code == 0
+    check(result, channels(*images), 3, skipped=len(names) + 2)
+    lines = err.splitlines()
+    assert len(lines) == len(names) + 2
+    assert all(sum(f"skipped {path}: " in line for line in lines) == 1 for path in names)
+    assert "exceeds limit" in err
+    assert "flat.npy: an array of shape (3,) has no axis 1: see --channel-axis" in err
+    assert "absent.png: no such file" in err
+    assert "notes.txt: neither an image nor .npy or .npz" in err
+
+
+def test_strict_and_nothing_at_all(run, folder, tmp_path):
+    _, root = folder
+    code, out, err = run(root, tmp_path / "absent.png", "--strict")
+    assert (code, out, err) == (1, "", f"skipped {tmp_path / 'absent.png'}: no such file\n")
+    code, out, err = run(tmp_path / "absent.png")
+    assert (code, out) == (1, "")
+    assert err.endswith("stats: no file could be read\n")
+
+
+def test_links_are_followed_when_asked(run, folder, tmp_path):
+    images, root = folder
+    outside = tmp_path / "outside"
+    (root / "sub").rename(outside)
+    (root / "sub").symlink_to(outside)
+    (root / "loop").symlink_to(root)
+    (outside / "file.npy").symlink_to(tmp_path / "absent.npy")
+    check(run(root)[1], channels(images[0]), 1)
+    check(run(root, "--follow-symlinks")[1], channels(*images), 3)
+    check(run(root / "sub")[1], channels(*images[1:]), 2)  # a link that the user names is meant
+
+
+@pytest.mark.parametrize("arguments", [["--scale", "0"], ["--scale", "nan"], ["--workers", "0"], ["--channel-axis", "x"], []])
+def test_wrong_arguments(arguments, run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments, *(["x.png"] if arguments else []))
+    assert exit_.value.code == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_interrupt_prints_the_statistics_so_far(workers, tmp_path):
+    """The second file's complaint says that the first has been read; the third would take seconds."""
+    np.save(tmp_path / "a.npy", np.ones((4, 3)))
+    (tmp_path / "b.npy").write_bytes(b"")
+    np.lib.format.open_memmap(tmp_path / "c.npy", "w+", np.uint8, (2**14, 3, 2**19)).flush()
+    command = [sys.executable, "-m", "fusednorm", "stats", "--json", "--workers", workers, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        complaint = run.stderr.readline()
+        os.killpg(run.pid, signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert "b.npy" in complaint
+    assert run.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    result = json.loads(out)
+    assert (result["files"], result["skipped"]) == (1, 1)
+    assert result["count"] >= 4
+
+
+def test_without_pillow(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    code = "import sys; sys.modules['PIL'] = None; from fusednorm.__main__ import main; sys.exit(main())"
+    result = run_python("-c", code, "stats", str(tmp_path / "x.npy"))
+    assert result.returncode == 0, result.stderr
+    result = run_python("-c", code, "stats", str(PHOTOGRAPHS / "china.jpg"))
+    assert result.returncode == 1
+    assert "pip install 'fusednorm[cli]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_progress_bar_on_a_terminal_alone(folder):
+    """A pseudo-terminal as stderr."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [sys.executable, "-m", "fusednorm", "stats", str(folder[1])]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "3/3" in shown
+    assert "file/s" in shown
+    assert result.stdout.startswith("3 files, 0 skipped")
