@@ -2,6 +2,7 @@
 #include "tiles.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace fusednorm {
 namespace {
@@ -52,6 +53,14 @@ const void* Tiles::read(const Tiling& tiling, const Piece& p, const Workspace& w
     return w.x;
 }
 
+Tiles::Way Tiles::way(const Coefficients& c) const {
+    if (!c.wide) return Way::own;
+    const bool is_short = op.activation == Activation::none || op.activation == Activation::relu;
+    const bool alike = op.x_type == op.y_type && (!op.r || (op.r_type == op.y_type && !plan.write.pack_r));
+    if (!single && is_short && alike) return Way::fused;
+    return op.y_type == Type::f64 && !op.r && op.activation == Activation::none ? Way::f64 : Way::through;
+}
+
 NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t first, int64_t step) const {
     NormalizeTile t{};
     t.rows = p.rows, t.cols = p.cols, t.stream = stream, t.ahead = ahead;
@@ -69,9 +78,10 @@ NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t fir
 
 void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
     NormalizeTile whole = describe(p, c, first, step);
+    const Way how = way(c);
     const bool packed = plan.write.pack_x || plan.write.pack_y;
-    if (is_result(c) && !packed) return normalize_tile(p, whole, c, w);
-    const int64_t fit = is_result(c) ? kBlockValues : kThroughValues;
+    if (how != Way::through && !packed) return normalize_tile(p, whole, how, w);
+    const int64_t fit = how != Way::through ? kBlockValues : kThroughValues;
     const int64_t least = plan.write.block > 0 ? p.rows : 1;
     int64_t cols = std::min(p.cols, std::max<int64_t>(1, fit / least));
     if (cols < p.cols && cols > 16) cols -= cols % 16;
@@ -87,32 +97,35 @@ void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int6
                 t.scale = static_cast<const char*>(t.scale) + skip;
                 t.shift = static_cast<const char*>(t.shift) + skip;
             }
-            normalize_tile(part, t, c, w);
+            normalize_tile(part, t, how, w);
         }
     }
 }
 
-void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, const Coefficients& c, const Workspace& w) const {
+void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Workspace& w) const {
     t.x = read(plan.write, p, w, t.x_ld);
     char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
     const bool pack_y = plan.write.pack_y;
-    void* to = pack_y ? w.y : y;
-    const int64_t ld = pack_y ? p.cols : p.row.y;
-    if (is_result(c)) {
-        t.y = to, t.y_ld = ld;
-        k.normalize[static_cast<int>(x_type)][static_cast<int>(c.wide ? Precision::f64 : Precision::own)]
-                   [static_cast<int>(plan.coefs)](t);
+    t.y = pack_y ? w.y : y;
+    t.y_ld = pack_y ? p.cols : p.row.y;
+    const auto type = static_cast<int>(x_type), coefs = static_cast<int>(plan.coefs);
+    if (how == Way::through) {
+        through_double(p, t, w);
+    } else if (how == Way::fused) {
+        if (op.r) t.r = static_cast<const char*>(op.r) + p.at.r * size_of(op.r_type), t.r_ld = p.row.r;
+        t.floor = op.activation == Activation::relu ? 0 : -std::numeric_limits<double>::infinity();
+        k.fused[type][op.r != nullptr][coefs](t);
     } else {
-        through_double(p, t, to, ld, single, w);
+        k.normalize[type][static_cast<int>(how == Way::own ? Precision::own : Precision::f64)][coefs](t);
     }
-    if (pack_y) k.copy[width_index(op.y_type)]({to, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
+    if (pack_y) k.copy[width_index(op.y_type)]({w.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
 }
 
-// widen_weights: those of a row are floats, since it was to be computed in float.
-void Tiles::through_double(const Piece& p, NormalizeTile& t, void* y, int64_t y_ld, bool widen_weights,
-                           const Workspace& w) const {
+void Tiles::through_double(const Piece& p, NormalizeTile t, const Workspace& w) const {
     alignas(64) double values[kThroughValues], weights[kThroughValues], biases[kThroughValues];
-    if (plan.coefs == Coefs::both && widen_weights) {
+    void* const y = t.y;
+    const int64_t y_ld = t.y_ld;
+    if (plan.coefs == Coefs::both && single) {  // it was to be computed in float
         k.widen[static_cast<int>(Type::f32)]({t.weight, weights, t.rows, t.cols, t.affine_ld, 1, t.cols, 1});
         k.widen[static_cast<int>(Type::f32)]({t.bias, biases, t.rows, t.cols, t.affine_ld, 1, t.cols, 1});
         t.weight = weights, t.bias = biases, t.affine_ld = t.cols;

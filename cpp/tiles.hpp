@@ -45,11 +45,13 @@ private:
     const Plan& plan;
     const Kernels& k;
 
-    bool is_result(const Coefficients& c) const { return !c.wide || (op.y_type == Type::f64 && !has_epilogue()); }
-    bool has_epilogue() const { return op.r || op.activation != Activation::none; }
+    // How a tile is computed: in float and stored so; in double and stored in double, or as x's type with a residual and
+    // relu; through double, in steps, for all else.
+    enum class Way { own, f64, fused, through };
+    Way way(const Coefficients& c) const;
     NormalizeTile describe(const Piece& p, const Coefficients& c, int64_t first, int64_t step) const;
-    void normalize_tile(const Piece& p, NormalizeTile& t, const Coefficients& c, const Workspace& w) const;
-    void through_double(const Piece& p, NormalizeTile& t, void* y, int64_t y_ld, bool widen_weights, const Workspace& w) const;
+    void normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Workspace& w) const;
+    void through_double(const Piece& p, NormalizeTile t, const Workspace& w) const;
     void add_residual(const Piece& p, double* t, const Workspace& w) const;
 };
 

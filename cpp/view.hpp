@@ -11,7 +11,7 @@ struct Axis {
     int64_t size, x, y, stat, affine, r;
 };
 
-constexpr Axis kNoAxis{1, 0, 0, 0, 0};
+constexpr Axis kNoAxis{1, 0, 0, 0, 0, 0};
 
 constexpr int kMaxAxes = 66;  // NumPy's 64, the channel axis split into groups, and one more
 

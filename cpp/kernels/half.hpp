@@ -28,7 +28,7 @@ template <int N>
 FUSEDNORM_SOFTWARE Vector<float, N> half_to_float_in_software(const Vector<uint16_t, N>& half) {
     using F = Vector<float, N>;
     using U = Vector<uint32_t, N>;
-    const U wide = __builtin_convertvector(half, U);
+    const U wide = convert_part<U>(half);
     // The exponent's bias differs by 112; the product is exact, for subnormal numbers too.
     const U size = reinterpret_cast<U>(reinterpret_cast<F>((wide & 0x7fff) << 13) * 0x1p112f);
     const U special = reinterpret_cast<U>((wide & 0x7c00) == 0x7c00);
@@ -55,7 +55,7 @@ FUSEDNORM_INLINE Vector<float, N> half_to_float(const Vector<uint16_t, N>& half)
 
 template <int N>
 FUSEDNORM_INLINE Vector<float, N> bfloat_to_float(const Vector<uint16_t, N>& value) {
-    return reinterpret_cast<Vector<float, N>>(__builtin_convertvector(value, Vector<uint32_t, N>) << 16);
+    return reinterpret_cast<Vector<float, N>>(convert_part<Vector<uint32_t, N>>(value) << 16);
 }
 
 // ---- rounded once, to the nearest, ties to even
@@ -71,7 +71,7 @@ FUSEDNORM_SOFTWARE Vector<uint16_t, N> float_to_half_in_software(const Vector<fl
     const U special = size > 0x7f800000 ? 0x7e00 | ((size >> 13) & 0x3ff) : U{} + 0x7c00;
     const U finite = size < 113u << 23 ? small : normal;
     const U half = size >= 143u << 23 ? special : finite;
-    return __builtin_convertvector(half | ((bits >> 16) & 0x8000), Vector<uint16_t, N>);
+    return convert_part<Vector<uint16_t, N>>(half | ((bits >> 16) & 0x8000));
 }
 
 template <int N>
@@ -97,7 +97,7 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& val
     using U = Vector<uint32_t, N>;
     const U bits = reinterpret_cast<U>(value);
     const U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = bits >> 16 | 0x40;
-    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded, Vector<uint16_t, N>);
+    return convert_part<Vector<uint16_t, N>>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
 }
 
 // Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.
@@ -109,8 +109,8 @@ FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value)
     const auto back = convert_part<Vector<double, N>>(nearest);
     const U64 size = reinterpret_cast<U64>(value) & ~(uint64_t{1} << 63),
               back_size = reinterpret_cast<U64>(back) & ~(uint64_t{1} << 63);
-    const U beyond = __builtin_convertvector(reinterpret_cast<U64>(back_size > size), U);
-    const U inexact = __builtin_convertvector(reinterpret_cast<U64>(back_size != size), U);
+    const U beyond = convert_part<U>(reinterpret_cast<U64>(back_size > size));
+    const U inexact = convert_part<U>(reinterpret_cast<U64>(back_size != size));
     return reinterpret_cast<Vector<float, N>>((reinterpret_cast<U>(nearest) + beyond) | (inexact & 1));
 }
 

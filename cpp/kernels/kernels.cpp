@@ -13,10 +13,11 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
 #define FUSEDNORM_TEXT_(a) #a
 #define FUSEDNORM_TEXT(a) FUSEDNORM_TEXT_(a)
 #define FUSEDNORM_BOTH(function, T) {function<T, false>, function<T, true>}
-#define FUSEDNORM_MODES(In, Out, A) \
-    {normalize_by_rows<In, Out, A>, normalize_by_cols<In, Out, A>, normalize_by_both<In, Out, A>}
-#define FUSEDNORM_TO_OWN(In, Out) {FUSEDNORM_MODES(In, Out, float), FUSEDNORM_MODES(In, double, double)}
-#define FUSEDNORM_TO_DOUBLE(In) {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(In, double, double)}
+#define FUSEDNORM_MODES(In, Out, A, E) \
+    {normalize_by_rows<In, Out, A, E>, normalize_by_cols<In, Out, A, E>, normalize_by_both<In, Out, A, E>}
+#define FUSEDNORM_FUSED(T) {FUSEDNORM_MODES(T, T, double, Floor), FUSEDNORM_MODES(T, T, double, ResidualFloor<T>)}
+#define FUSEDNORM_TO_OWN(In, Out) {FUSEDNORM_MODES(In, Out, float, Plain), FUSEDNORM_MODES(In, double, double, Plain)}
+#define FUSEDNORM_TO_DOUBLE(In) {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(In, double, double, Plain)}
 #define FUSEDNORM_ACTIVATE(name) {activate_all<Activation::name, float>, activate_all<Activation::name, double>}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 
@@ -35,6 +36,7 @@ const Kernels table = {
     {FUSEDNORM_TO_OWN(float, float), FUSEDNORM_TO_DOUBLE(double), FUSEDNORM_TO_OWN(f16, f16), FUSEDNORM_TO_OWN(bf16, bf16),
      FUSEDNORM_TO_OWN(uint8_t, float), FUSEDNORM_TO_DOUBLE(int8_t), FUSEDNORM_TO_DOUBLE(uint16_t),
      FUSEDNORM_TO_DOUBLE(int16_t)},
+    {FUSEDNORM_FUSED(float), FUSEDNORM_FUSED(double), FUSEDNORM_FUSED(f16), FUSEDNORM_FUSED(bf16)},
     {add<float>, add<double>, add<f16>, add<bf16>},
     {{nullptr, nullptr},
      FUSEDNORM_ACTIVATE(relu),

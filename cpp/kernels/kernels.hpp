@@ -80,6 +80,10 @@ struct NormalizeTile {
     int64_t affine_ld;  // both: step from one row's weight and bias to the next
     int64_t ahead;      // x is asked for so many bytes ahead
     bool stream;        // write past the caches
+    // fused: y = max(floor, ... + r), r in the type of y, or absent
+    const void* r;
+    int64_t r_ld;
+    double floor;
 };
 
 // t(rows, cols) += r, in the type that r is stored in.
@@ -128,6 +132,8 @@ struct Kernels {
     bool (*coefficients[2])(const CoefficientsJob&);
     // [type of x][Precision][Coefs]; null where the type has no own arithmetic.
     void (*normalize[kReadTypes][2][3])(const NormalizeTile&);
+    // [type of x, r and y][with r][Coefs]: computed in double, rounded once.
+    void (*fused[kFloatTypes][2][3])(const NormalizeTile&);
     void (*add[kFloatTypes])(const AddTile&);
     // [activation][float or double]: t(n) in place, as exact as results of that type need it, not rounded. null: none.
     void (*activate[kActivations][2])(double* t, int64_t n);

@@ -44,11 +44,27 @@ FUSEDNORM_INLINE To convert_part(const From& a) {
         return reinterpret_cast<To>(_mm512_maskz_cvtepi32_ps(0xffff, reinterpret_cast<__m512i>(a)));
     if constexpr (std::is_same_v<From, VectorOf<int32_t, 32>::type> && std::is_same_v<To, VectorOf<double, 64>::type>)
         return reinterpret_cast<To>(_mm512_maskz_cvtepi32_pd(0xff, reinterpret_cast<__m256i>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<uint32_t, 64>::type> && std::is_same_v<To, VectorOf<uint16_t, 32>::type>)
+        return reinterpret_cast<To>(_mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<uint32_t, 32>::type> && std::is_same_v<To, VectorOf<uint16_t, 16>::type>)
+        return reinterpret_cast<To>(_mm256_maskz_cvtepi32_epi16(0xff, reinterpret_cast<__m256i>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<uint64_t, 64>::type> && std::is_same_v<To, VectorOf<uint32_t, 32>::type>)
+        return reinterpret_cast<To>(_mm512_maskz_cvtepi64_epi32(0xff, reinterpret_cast<__m512i>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<uint16_t, 32>::type> && std::is_same_v<To, VectorOf<uint32_t, 64>::type>)
+        return reinterpret_cast<To>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<uint16_t, 16>::type> && std::is_same_v<To, VectorOf<uint32_t, 32>::type>)
+        return reinterpret_cast<To>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(a)));
 #elif defined(__AVX2__)
     if constexpr (std::is_same_v<From, VectorOf<float, 16>::type> && std::is_same_v<To, VectorOf<double, 32>::type>)
         return reinterpret_cast<To>(_mm256_cvtps_pd(reinterpret_cast<__m128>(a)));
     if constexpr (std::is_same_v<From, VectorOf<double, 32>::type> && std::is_same_v<To, VectorOf<float, 16>::type>)
         return reinterpret_cast<To>(_mm256_cvtpd_ps(reinterpret_cast<__m256d>(a)));
+    if constexpr (std::is_same_v<From, VectorOf<uint32_t, 32>::type> && std::is_same_v<To, VectorOf<uint16_t, 16>::type>) {
+        const __m256i low = _mm256_and_si256(reinterpret_cast<__m256i>(a), _mm256_set1_epi32(0xffff));
+        return reinterpret_cast<To>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x88)));
+    }
+    if constexpr (std::is_same_v<From, VectorOf<uint16_t, 16>::type> && std::is_same_v<To, VectorOf<uint32_t, 32>::type>)
+        return reinterpret_cast<To>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(a)));
 #elif defined(__x86_64__)
     if constexpr (std::is_same_v<From, VectorOf<float, 8>::type> && std::is_same_v<To, VectorOf<double, 16>::type>)
         return reinterpret_cast<To>(_mm_cvtps_pd(_mm_castsi128_ps(_mm_cvtsi64_si128(reinterpret_cast<long long>(a)))));

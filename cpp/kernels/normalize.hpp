@@ -1,6 +1,7 @@
-// The one loop that normalizes: y = ((x - center) * scale + shift) [* weight + bias].
+// The one loop that normalizes: y = epilogue(((x - center) * scale + shift) [* weight + bias]).
 #pragma once
 #include "kernels.hpp"
+#include "lanes_bits.hpp"
 #include "stored.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
@@ -61,6 +62,45 @@ struct BothCoefs {
     }
 };
 
+// What follows, in the same pass: nothing; a residual and relu, in double (a floor of -infinity is none).
+struct Plain {
+    FUSEDNORM_INLINE explicit Plain(const NormalizeTile&) {}
+    FUSEDNORM_INLINE void row(int64_t) {}
+    template <class V>
+    FUSEDNORM_INLINE V whole(const V& value, int64_t) const {
+        return value;
+    }
+    template <class V>
+    FUSEDNORM_INLINE V some(const V& value, int64_t, int64_t) const {
+        return value;
+    }
+};
+
+struct Floor {
+    double floor;
+    FUSEDNORM_INLINE explicit Floor(const NormalizeTile& t) : floor(t.floor) {}
+    FUSEDNORM_INLINE void row(int64_t) {}
+    FUSEDNORM_INLINE Lanes<double> whole(const Lanes<double>& value, int64_t) const { return at_least(value, floor); }
+    FUSEDNORM_INLINE Lanes<double> some(const Lanes<double>& value, int64_t, int64_t) const { return at_least(value, floor); }
+};
+
+template <class R>
+struct ResidualFloor {
+    const R *first, *r = nullptr;
+    int64_t ld;
+    double floor;
+    FUSEDNORM_INLINE explicit ResidualFloor(const NormalizeTile& t)
+        : first(static_cast<const R*>(t.r)), ld(t.r_ld), floor(t.floor) {}
+    FUSEDNORM_INLINE void row(int64_t i) { r = first + i * ld; }
+    FUSEDNORM_INLINE Lanes<double> whole(const Lanes<double>& value, int64_t c) const {
+        __builtin_prefetch(reinterpret_cast<const char*>(r + c) + kPrefetchBytes, 0, 2);
+        return at_least(value + load<double>(r + c), floor);
+    }
+    FUSEDNORM_INLINE Lanes<double> some(const Lanes<double>& value, int64_t c, int64_t n) const {
+        return at_least(value + load_some<double>(r + c, n), floor);
+    }
+};
+
 // Values before the first that streaming may write, fewer than sixteen.
 template <class T>
 FUSEDNORM_INLINE int64_t head_of(const T* y) {
@@ -71,15 +111,15 @@ FUSEDNORM_INLINE int64_t head_of(const T* y) {
 // Rows shorter than two stores have no aligned middle.
 constexpr int64_t kStreamCols = 2 * kLanes;
 
-template <bool Stream, class In, class Out, class A, class C>
-FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
+template <bool Stream, class In, class Out, class A, class C, class E>
+FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue) {
     const In* x = static_cast<const In*>(t.x);
     Out* y = static_cast<Out*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld, ahead = t.ahead;
     for (int64_t r = 0; r < rows; ++r, x += x_ld, y += y_ld) {
-        coefs.row(r);
+        coefs.row(r), epilogue.row(r);
         const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            store_some(y + c, coefs.some(load_some<A>(x + c, n), c, n), n);
+            store_some(y + c, epilogue.some(coefs.some(load_some<A>(x + c, n), c, n), c, n), n);
         };
         int64_t c = 0;
         if constexpr (Stream) {
@@ -88,7 +128,7 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
         }
         for (; c + kLanes <= cols; c += kLanes) {
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-            const Lanes<A> value = coefs.whole(load<A>(x + c), c);
+            const Lanes<A> value = epilogue.whole(coefs.whole(load<A>(x + c), c), c);
             if constexpr (Stream) {
                 stream(y + c, value);
             } else {
@@ -100,32 +140,33 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs) {
 }
 
 // Not inlined: the folded columns below would repeat it. In double, only what is stored so is a result of its own.
-template <class In, class Out, class A, class C>
+template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
     constexpr bool kIsResult = !std::is_same_v<Out, double> || std::is_same_v<In, double>;
     if (kIsResult && t.stream && t.cols >= kStreamCols) {
-        normalize_rows<true, In, Out, A>(t, coefs);
+        normalize_rows<true, In, Out, A>(t, coefs, E(t));
         stream_fence();
     } else {
-        normalize_rows<false, In, Out, A>(t, coefs);
+        normalize_rows<false, In, Out, A>(t, coefs, E(t));
     }
 }
 
-template <class In, class Out, class A>
+template <class In, class Out, class A, class E>
 void normalize_by_rows(const NormalizeTile& t) {
-    normalize_with<In, Out, A>(t, RowCoefs<A>(t));
+    normalize_with<In, Out, A, E>(t, RowCoefs<A>(t));
 }
 
-template <class In, class Out, class A>
+template <class In, class Out, class A, class E>
 void normalize_by_both(const NormalizeTile& t) {
-    normalize_with<In, Out, A>(t, BothCoefs<A>(t));
+    normalize_with<In, Out, A, E>(t, BothCoefs<A>(t));
 }
 
 // Few contiguous columns: several rows are one, with the coefficients written out as often.
-template <class In, class Out, class A>
+template <class In, class Out, class A, class E>
 void normalize_by_cols(const NormalizeTile& t) {
-    const int64_t fold = t.x_ld == t.cols && t.y_ld == t.cols ? fold_of(t.cols) : 1;
-    if (fold == 1 || t.rows < fold) return normalize_with<In, Out, A>(t, ColCoefs<A>(t));
+    const bool one_run = t.x_ld == t.cols && t.y_ld == t.cols && (t.r == nullptr || t.r_ld == t.cols);
+    const int64_t fold = one_run ? fold_of(t.cols) : 1;
+    if (fold == 1 || t.rows < fold) return normalize_with<In, Out, A, E>(t, ColCoefs<A>(t));
     A center[kFoldCols], scale[kFoldCols], shift[kFoldCols];
     const int64_t wide = fold * t.cols, rows = t.rows / fold;
     for (int64_t c = 0, from = 0; c < wide; ++c, from = from + 1 == t.cols ? 0 : from + 1) {
@@ -134,13 +175,14 @@ void normalize_by_cols(const NormalizeTile& t) {
         shift[c] = static_cast<const A*>(t.shift)[from];
     }
     NormalizeTile folded = t;
-    folded.rows = rows, folded.cols = folded.x_ld = folded.y_ld = wide;
+    folded.rows = rows, folded.cols = folded.x_ld = folded.y_ld = folded.r_ld = wide;
     folded.center = center, folded.scale = scale, folded.shift = shift;
-    normalize_with<In, Out, A>(folded, ColCoefs<A>(folded));
+    normalize_with<In, Out, A, E>(folded, ColCoefs<A>(folded));
     folded.x = static_cast<const In*>(t.x) + rows * wide;
     folded.y = static_cast<Out*>(t.y) + rows * wide;
+    if (t.r) folded.r = static_cast<const Out*>(t.r) + rows * wide;
     folded.rows = 1, folded.cols = (t.rows - rows * fold) * t.cols;
-    if (folded.cols > 0) normalize_with<In, Out, A>(folded, ColCoefs<A>(folded));
+    if (folded.cols > 0) normalize_with<In, Out, A, E>(folded, ColCoefs<A>(folded));
 }
 
 }  // namespace
