@@ -4,16 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "dispatch.hpp"
-#include "exact.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
 #include "threads.hpp"
 #include "tiles.hpp"
+#include "unit_moments.hpp"
 
 namespace fusednorm {
 namespace {
@@ -34,22 +32,6 @@ int64_t stream_bytes() {
 }
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
-// n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
-template <class T>
-class Buffer {
-public:
-    Buffer(Buffer&&) = delete;
-    explicit Buffer(int64_t n) : heap(n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr) {}
-    T* at(int64_t i) { return (heap ? heap.get() : reinterpret_cast<T*>(in_place)) + i; }
-
-private:
-    static constexpr int64_t kInPlace = 2048 / sizeof(T);
-    alignas(64) char in_place[2048];
-    std::unique_ptr<T[]> heap;
-};
-
-Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
-
 class Forward {
 public:
     explicit Forward(const Operation& operation)
@@ -57,10 +39,10 @@ public:
           plan(make_plan(op)),
           k(kernels()),
           tiles(op, plan, k),
-          exact(is_small_integer(op.x_type)) {
+          found(op, plan, k, tiles) {
         units = plan.units.size();
         down = plan.direction == Direction::down;
-        n = down ? plan.read.cols.size : 1;
+        n = found.columns();
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
         tiles.stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
@@ -93,7 +75,7 @@ private:
     Plan plan;
     const Kernels& k;
     Tiles tiles;
-    bool exact;  // moments stand for integer sums until they are finished
+    UnitMoments found;
     bool down;
     std::vector<float> narrow;
     int threads;
@@ -145,65 +127,6 @@ private:
         w.scratch = d;
         w.coefficients = reinterpret_cast<char*>(d + (down ? cols_scratch(n) : 0));
         return w;
-    }
-
-    // ---- moments
-
-    // a (count_a values) takes in b (count_b).
-    void merge(Moments a, double count_a, Moments b, double count_b) const {
-        if (exact) return add_sums(a, b, n);
-        k.merge(a, count_a, b, count_b, n);
-    }
-
-    // The moments of one segment of one unit, of n columns or one statistic.
-    void segment_moments(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
-        double before = 0;
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
-        walk(plan.read, unit, begin, end, [&](const Piece& p) {
-            int64_t ld;
-            const void* x = tiles.read(plan.read, p, w, ld);
-            const Moments to = before == 0 ? out : w.piece;
-            if (down) {
-                k.moments_cols[static_cast<int>(tiles.x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
-            } else {
-                k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
-            }
-            const double count = static_cast<double>(down ? p.rows : p.rows * p.cols);
-            if (before > 0) merge(out, before, w.piece, count);
-            before += count;
-        });
-    }
-
-    double segment_count(int64_t segment) const {
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
-        if (down) return static_cast<double>(end - begin);
-        // The last chunk of every row is shorter.
-        const auto values_before = [&](int64_t piece) {
-            return piece / plan.read.chunks * plan.read.cols.size +
-                   std::min(piece % plan.read.chunks * plan.read.chunk, plan.read.cols.size);
-        };
-        return static_cast<double>(values_before(end) - values_before(begin));
-    }
-
-    // Columns become the statistics that they share, and go where the caller keeps them.
-    Moments finish_moments(const Offsets& unit, Moments columns, const Workspace& w, int64_t stats) const {
-        Moments result = columns;
-        if (plan.per > 1) {
-            result = w.stats;
-            if (exact) {
-                pool_sums(columns, plan.per, result, stats);
-            } else {
-                k.pool(columns, static_cast<double>(plan.read.rows.size()), plan.per, result, stats);
-            }
-        }
-        if (exact) close_sums(result, stats, plan.count(), op.centered);
-        if (op.moments.mean) {
-            std::copy_n(result.mean, stats, op.moments.mean + unit.stat);
-            std::copy_n(result.low, stats, op.moments.low + unit.stat);
-            const double repeats = static_cast<double>(plan.repeats);
-            std::transform(result.m2, result.m2 + stats, op.moments.m2 + unit.stat, [&](double m2) { return m2 * repeats; });
-        }
-        return result;
     }
 
     // ---- coefficients
@@ -282,7 +205,7 @@ private:
         const Axis row = plan.units.n > 0 ? plan.units.last() : kNoAxis;
         const Piece rows{unit, size, plan.write.cols.size, row};
         batch_moments(rows, w, w.unit);
-        finish_moments(unit, w.unit, w, size);
+        found.finish(unit, w.unit, w, size, row.stat);
         if (!op.y) return;
         const Coefficients c =
             make_coefficients(w.unit, size, unit.affine, row.affine, size, static_cast<double>(plan.count()), w.coefficients);
@@ -299,14 +222,7 @@ private:
     }
 
     void run_unit(const Offsets& unit, const Workspace& w) const {
-        segment_moments(unit, 0, w, w.unit);
-        double before = segment_count(0);
-        for (int64_t s = 1; s < plan.segments(); ++s) {
-            segment_moments(unit, s, w, w.segment);
-            merge(w.unit, before, w.segment, segment_count(s));
-            before += segment_count(s);
-        }
-        const Moments stats = finish_moments(unit, w.unit, w, plan.stats());
+        const Moments stats = found.unit(unit, w);
         if (!op.y) return;
         const Coefficients c = unit_coefficients(unit, stats, w.coefficients);
         normalize_pieces(unit, c, 0, plan.write.pieces(), w);
@@ -344,18 +260,14 @@ private:
 
         auto find_moments = [&](int64_t item, int slot) {
             const int64_t unit = item / segments, s = item % segments;
-            segment_moments(place(plan.units, plan.origin, unit), s, workspace(each, slot), partial_of(unit, s));
+            found.segment(place(plan.units, plan.origin, unit), s, workspace(each, slot), partial_of(unit, s));
         };
         parallel_for(units * segments, threads, find_moments);
 
         auto merge_segments = [&](int64_t unit, int slot) {
             const Offsets at = place(plan.units, plan.origin, unit);
-            double before = segment_count(0);
-            for (int64_t s = 1; s < segments; ++s) {
-                merge(partial_of(unit, 0), before, partial_of(unit, s), segment_count(s));
-                before += segment_count(s);
-            }
-            const Moments stats = finish_moments(at, partial_of(unit, 0), workspace(each, slot), plan.stats());
+            const auto next = [&](int64_t segment) { return partial_of(unit, segment); };
+            const Moments stats = found.merge_segments(at, workspace(each, slot), next);
             if (op.y) *coefficients.at(unit) = unit_coefficients(at, stats, memory.at(unit * channels * 24));
         };
         parallel_for(units, 1, merge_segments);
