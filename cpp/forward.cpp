@@ -1,36 +1,19 @@
 // The two schedules of every norm. Per statistic: each unit of work finds its moments and normalizes its own tiles while
 // they are in cache. Pooled: moments of all segments, merge, normalize; where there are fewer units than threads.
 // Both do the same arithmetic in the same order.
-#include <unistd.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "dispatch.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
+#include "schedule.hpp"
 #include "threads.hpp"
 #include "tiles.hpp"
 #include "unit_moments.hpp"
 
 namespace fusednorm {
 namespace {
-
-// Values below which a second thread costs more than it brings, without and with statistics to find. On two cores, one
-// thread and two: eval (1,1280,7,7), 63 k values, 36 us and 31, (1,64,56,56), 200 k, 72 and 36; layer norm (128,384), 49 k,
-// 31 and 19. Where another process is busy the second thread's wake-up takes 100 us.
-constexpr int64_t kSerialGiven = 1 << 17, kSerialFound = 3 << 14;
-// Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
-constexpr int64_t kItemValues = 1 << 14;
-// Results at least as large as the last cache go past the caches: they would not be there when they are read again. Smaller
-// ones do not: eval (8,256,28,28), 6 MB, took 310 us with ordinary stores and 530 with streaming ones, (32,64,112,112) 14 ms
-// and 10.
-int64_t stream_bytes() {
-    constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
-    static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return last_cache > 0 ? std::clamp(last_cache, kLeast, kMost) : kUnknown;
-}
-constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
 class Forward {
 public:
@@ -66,7 +49,7 @@ public:
         if (op.terms[0] && !adds_by_row()) add_terms();
         if (op.given) return normalize_given();
         batches = plan.units.n == 0 ? 1 : units / plan.units.last().size * batches_of_last();
-        if (threads == 1 || (batches >= threads && (batches >= 4 * threads || batches % threads == 0))) return per_statistic();
+        if (are_enough(batches, threads)) return per_statistic();
         pooled();
     }
 

@@ -2,7 +2,6 @@
 // Knows no schedule.
 #pragma once
 #include <algorithm>
-#include <memory>
 
 #include "exact.hpp"
 #include "norm.hpp"
@@ -10,22 +9,6 @@
 #include "tiles.hpp"
 
 namespace fusednorm {
-
-// n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
-template <class T>
-class Buffer {
-public:
-    Buffer(Buffer&&) = delete;
-    explicit Buffer(int64_t n) : heap(n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr) {}
-    T* at(int64_t i) { return (heap ? heap.get() : reinterpret_cast<T*>(in_place)) + i; }
-
-private:
-    static constexpr int64_t kInPlace = 2048 / sizeof(T);
-    alignas(64) char in_place[2048];
-    std::unique_ptr<T[]> heap;
-};
-
-inline Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
 
 class UnitMoments {
 public:

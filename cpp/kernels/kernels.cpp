@@ -4,6 +4,7 @@
 
 #include "copy.hpp"
 #include "epilogue.hpp"
+#include "gradients.hpp"
 #include "moments.hpp"
 #include "normalize.hpp"
 #include "sums.hpp"
@@ -21,6 +22,8 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
     {finish<T, Activation::none>, finish<T, Activation::relu>, finish<T, Activation::silu>,                        \
      finish<T, Activation::gelu>, finish<T, Activation::gelu_tanh>, finish<T, Activation::sigmoid>,                \
      finish<T, Activation::tanh>, finish<T, Activation::hardswish>, finish<T, Activation::leaky_relu>}
+#define FUSEDNORM_FLOATS(function) {function<float>, function<double>, function<f16>, function<bf16>}
+#define FUSEDNORM_GRADIENT(T) {FUSEDNORM_BOTH(gradient_by_rows, T), FUSEDNORM_BOTH(gradient_by_cols, T)}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 
 extern const Kernels table;
@@ -43,6 +46,11 @@ const Kernels table = {
      {sum<double, double>, sum<double, double>},
      {sum<f16, f16>, sum<f16, double>},
      {sum<bf16, bf16>, sum<bf16, double>}},
+    FUSEDNORM_FLOATS(gradient_sums_rows),
+    FUSEDNORM_FLOATS(gradient_sums_cols),
+    {FUSEDNORM_GRADIENT(float), FUSEDNORM_GRADIENT(double), FUSEDNORM_GRADIENT(f16), FUSEDNORM_GRADIENT(bf16)},
+    FUSEDNORM_FLOATS(row_gradient_sums),
+    FUSEDNORM_FLOATS(row_gradients),
     {FUSEDNORM_WIDEN(float), FUSEDNORM_WIDEN(double), FUSEDNORM_WIDEN(f16), FUSEDNORM_WIDEN(bf16), FUSEDNORM_WIDEN(uint8_t),
      FUSEDNORM_WIDEN(int8_t), FUSEDNORM_WIDEN(uint16_t), FUSEDNORM_WIDEN(int16_t), FUSEDNORM_WIDEN(bool),
      FUSEDNORM_WIDEN(uint32_t), FUSEDNORM_WIDEN(int32_t), FUSEDNORM_WIDEN(uint64_t), FUSEDNORM_WIDEN(int64_t)},

@@ -111,6 +111,47 @@ struct CopyTile {
     int64_t rows, cols, x_ld, x_step, y_ld, y_step;
 };
 
+// x, grad and grad_x lie alike. Adds each row's sums of grad and of grad * (x - center) to plain and product, sums_ld from
+// row to row (0: rows are pooled), where its center is too.
+struct GradientRowsTile {
+    const void *grad, *x;
+    int64_t rows, ld, cols;
+    const double* center;
+    double *plain, *product;
+    int64_t sums_ld;
+};
+
+// The same for columns. scratch: cols_scratch(cols) doubles.
+struct GradientColsTile {
+    const void *grad, *x;
+    int64_t rows, ld, cols;
+    const double* center;
+    double *plain, *product, *scratch;
+};
+
+// y(rows, cols) = grad * factor + (x - center) * slope + offset; or grad * factor.
+struct GradientTile {
+    const void *grad, *x;
+    void* y;
+    int64_t rows, cols, ld;
+    const double *factor, *center, *slope, *offset;
+    int64_t coef_ld;  // by rows: step from one row's coefficients to the next
+    int64_t ahead;    // grad and x are asked for so many bytes ahead
+    bool stream;
+};
+
+// Rows are statistics: with xhat = (x - center) * scale + shift, row_gradient_sums gives each row's sums of grad * weight
+// and grad * weight * xhat, and row_gradients y = grad * weight * scale - (xhat * products + sums), while grad_weight and
+// grad_bias take in each column's grad * xhat and grad.
+struct RowGradientTile {
+    const void *grad, *x;
+    void* y;
+    int64_t rows, ld, cols;
+    const double *center, *scale, *shift, *weight;
+    double *sums, *products, *grad_weight, *grad_bias;
+    bool stream;
+};
+
 // Where normalize puts its results: own: in the type of x (float for small integers), computed in float. f64: in double.
 enum class Precision : int { own, f64 };
 
@@ -132,6 +173,12 @@ struct Kernels {
     void (*finish[kFloatTypes][kActivations])(const FinishTile&);
     // [type of x and s][r: of that type, or double]
     void (*sum[kFloatTypes][2])(const SumTile&);
+    void (*gradient_sums_rows[kFloatTypes])(const GradientRowsTile&);
+    void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
+    // [type][by rows or by columns][whether grad_x depends on x]
+    void (*gradient[kFloatTypes][2][2])(const GradientTile&);
+    void (*row_gradient_sums[kFloatTypes])(const RowGradientTile&);
+    void (*row_gradients[kFloatTypes])(const RowGradientTile&);
     // To double.
     void (*widen[kTypes])(const CopyTile&);
     // Values of 1, 2, 4 and 8 bytes, as they are.
