@@ -5,6 +5,7 @@
 #include "backward.hpp"
 
 #include <cmath>
+#include <vector>
 
 #include "dispatch.hpp"
 #include "plan.hpp"
@@ -20,16 +21,32 @@ const char* at(const void* array, int64_t offset, Type type) {
     return static_cast<const char*>(array) + offset * size_of(type);
 }
 
+// Whether float holds the numbers that grad_x is made of. NaN, infinities and 0 give the same in any arithmetic.
+bool fits_float(double factor) {
+    const double size = std::fabs(factor);
+    return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
+}
+
 // What one unit's channels have, `channels` numbers each, and its statistics.
 struct Numbers {
     double *plain, *product;  // sums of grad and of grad * (x - center)
     double *center, *factor, *slope, *offset;
     double *low, *rstd;
+    float* narrow;  // center, factor, slope and offset
+    double* wide;   // 1: these are not used
 
-    static int64_t doubles(int64_t channels) { return 8 * channels; }
+    static int64_t doubles(int64_t channels) { return 10 * channels + 1; }
     Numbers(double* memory, int64_t n)
-        : plain(memory), product(plain + n), center(product + n), factor(center + n), slope(factor + n), offset(slope + n),
-          low(offset + n), rstd(low + n) {}
+        : plain(memory),
+          product(plain + n),
+          center(product + n),
+          factor(center + n),
+          slope(factor + n),
+          offset(slope + n),
+          low(offset + n),
+          rstd(low + n),
+          narrow(reinterpret_cast<float*>(rstd + n)),
+          wide(rstd + 3 * n) {}
 };
 
 // Where statistics belong to channels, or to channels of a sample.
@@ -148,15 +165,35 @@ private:
             std::fill_n(u.slope + s * per, per, slope);
             std::fill_n(u.offset + s * per, per, -(plain * rstd / count) - low * slope);
         }
+        *u.wide = op.x_type == Type::f64 || !narrow(u);
+    }
+
+    // What rounding the center loses comes back in the offset.
+    bool narrow(Numbers& u) const {
+        bool fits = true;
+        for (int64_t c = 0; c < channels; ++c) {
+            const auto center = static_cast<float>(u.center[c]);
+            const double lost = center - u.center[c], offset = u.offset[c] + (lost - lost == 0 ? lost * u.slope[c] : 0);
+            u.narrow[c] = center, u.narrow[channels + c] = static_cast<float>(u.factor[c]);
+            u.narrow[2 * channels + c] = static_cast<float>(u.slope[c]);
+            u.narrow[3 * channels + c] = static_cast<float>(offset);
+            fits = fits && fits_float(u.factor[c]) && fits_float(u.slope[c]) && fits_float(center) &&
+                   !(std::fabs(offset) > 0x1p126);
+        }
+        return fits;
     }
 
     void write_pieces(const Offsets& unit, const Numbers& u, int64_t begin, int64_t end) const {
-        const auto gradient_x = k.gradient[type][down ? 1 : 0][gradient.constant ? 0 : 1];
+        const bool wide = *u.wide != 0;
+        const auto gradient_x = k.gradient[type][wide][down][gradient.constant ? 0 : 1];
+        const auto coefs = [&](int which, const double* doubles, int64_t c) {
+            return wide ? static_cast<const void*>(doubles + c) : static_cast<const void*>(u.narrow + which * channels + c);
+        };
         walk(plan.write, unit, begin, end, [&](const Piece& p) {
             const int64_t c = down ? 0 : p.at.affine - unit.affine;
             gradient_x({at(gradient.grad, p.at.x, op.x_type), at(op.x, p.at.x, op.x_type),
-                        const_cast<char*>(at(op.y, p.at.x, op.x_type)), p.rows, p.cols, p.row.x, u.factor + c, u.center + c,
-                        u.slope + c, u.offset + c, p.row.affine, ahead, stream});
+                        const_cast<char*>(at(op.y, p.at.x, op.x_type)), p.rows, p.cols, p.row.x, coefs(1, u.factor, c),
+                        coefs(0, u.center, c), coefs(2, u.slope, c), coefs(3, u.offset, c), p.row.affine, ahead, stream});
         });
     }
 
@@ -193,7 +230,9 @@ private:
         Buffer<double> memory(doubles_each() * threads), numbers(each * units);
         Buffer<double> moments(gradient.rstd ? 0 : units * segments * n * 3), sums(units * segments * channels * 2);
         const auto unit_at = [&](int64_t unit) { return place(plan.units, plan.origin, unit); };
-        const auto moments_of = [&](int64_t unit, int64_t s) { return moments_at(moments.at((unit * segments + s) * n * 3), n); };
+        const auto moments_of = [&](int64_t unit, int64_t s) {
+            return moments_at(moments.at((unit * segments + s) * n * 3), n);
+        };
         const auto sums_of = [&](int64_t unit, int64_t s) { return sums.at((unit * segments + s) * channels * 2); };
 
         auto find_moments = [&](int64_t item, int slot) {
@@ -225,11 +264,12 @@ private:
 
     void write_all(Buffer<double>& numbers, int64_t each) const {
         const int64_t pieces = plan.write.pieces();
-        const int64_t parts = std::clamp<int64_t>(unit_values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        const int64_t parts =
+            std::clamp<int64_t>(unit_values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
         auto write = [&](int64_t item, int) {
             const int64_t unit = item / parts, part = item % parts;
-            write_pieces(place(plan.units, plan.origin, unit), Numbers(numbers.at(unit * each), channels), pieces * part / parts,
-                         pieces * (part + 1) / parts);
+            write_pieces(place(plan.units, plan.origin, unit), Numbers(numbers.at(unit * each), channels),
+                         pieces * part / parts, pieces * (part + 1) / parts);
         };
         parallel_for(units * parts, threads, write);
     }
@@ -240,7 +280,12 @@ private:
 class RowGradients {
 public:
     RowGradients(const GradientOperation& operation, const Plan& plan_)
-        : gradient(operation), op(operation.of), plan(plan_), k(kernels()), type(static_cast<int>(op.x_type)), cols(plan.read.cols.size) {
+        : gradient(operation),
+          op(operation.of),
+          plan(plan_),
+          k(kernels()),
+          type(static_cast<int>(op.x_type)),
+          cols(plan.read.cols.size) {
         for (int i = 0; i < plan.units.n; ++i)
             if (plan.units[i].affine != 0) groups *= plan.units[i].size;
         rows = plan.units.size() / groups, channels = groups * cols;
@@ -249,6 +294,9 @@ public:
         stream = values * size_of(op.y_type) >= stream_bytes();
         block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
         strip = std::clamp(kStripValues / cols, kLeastStrip, kMostStrip);
+        const double* weight = static_cast<const double*>(op.weight);
+        if (op.x_type != Type::f64 && std::all_of(weight, weight + channels, fits_float))
+            weights.assign(weight, weight + channels);
     }
 
     void run() {
@@ -287,33 +335,84 @@ private:
     int type, threads;
     bool stream;
     int64_t cols, rows, groups = 1, channels, block, strip;
+    std::vector<float> weights;  // where float arithmetic is enough, and holds them
 
-    void run_strip(int64_t row, int64_t group, int64_t n, double* columns) const {
-        double mean[kMostStrip], low[kMostStrip], m2[kMostStrip], rstd[kMostStrip], shift[kMostStrip];
-        double sums[kMostStrip], products[kMostStrip];
-        const int64_t offset = row * channels + group * cols;
-        const void* x = at(op.x, offset, op.x_type);
+    // What the rows of a strip have.
+    template <class A>
+    struct Rows {
+        A center[kMostStrip], scale[kMostStrip], shift[kMostStrip], slope[kMostStrip], offset[kMostStrip];
+    };
+
+    void set_statistics(int64_t row, int64_t group, int64_t n, Rows<double>& to) const {
         if (gradient.rstd) {
             for (int64_t i = 0; i < n; ++i) {
                 const int64_t stat = place(plan.units, plan.origin, (row + i) * groups + group).stat;
-                mean[i] = gradient.mean ? gradient.mean[stat] : 0, rstd[i] = gradient.rstd[stat], shift[i] = 0;
+                to.center[i] = gradient.mean ? gradient.mean[stat] : 0, to.scale[i] = gradient.rstd[stat], to.shift[i] = 0;
             }
-        } else {
-            k.moments_rows[type][op.centered]({x, n, channels, 1, 0, cols}, {mean, low, m2});
-            for (int64_t i = 0; i < n; ++i) {
-                rstd[i] = 1 / std::sqrt(m2[i] / static_cast<double>(cols) + op.eps);
-                shift[i] = -low[i] * rstd[i];
-            }
+            return;
         }
-        const RowGradientTile tile{at(gradient.grad, offset, op.x_type), x, const_cast<char*>(at(op.y, offset, op.x_type)), n,
-                                   channels, cols, mean, rstd, shift, static_cast<const double*>(op.weight) + group * cols, sums,
-                                   products, columns, columns + channels, stream};
-        k.row_gradient_sums[type](tile);
+        double low[kMostStrip], m2[kMostStrip];
+        const void* x = at(op.x, row * channels + group * cols, op.x_type);
+        k.moments_rows[type][op.centered]({x, n, channels, 1, 0, cols}, {to.center, low, m2});
         for (int64_t i = 0; i < n; ++i) {
-            const double share = rstd[i] / static_cast<double>(cols);
-            sums[i] = op.centered ? sums[i] * share : 0, products[i] *= share;
+            to.scale[i] = 1 / std::sqrt(m2[i] / static_cast<double>(cols) + op.eps);
+            to.shift[i] = -low[i] * to.scale[i];
         }
-        k.row_gradients[type](tile);
+    }
+
+    bool narrow(const Rows<double>& rows_of, int64_t n, Rows<float>& to) const {
+        bool fits = true;
+        for (int64_t i = 0; i < n; ++i) {
+            to.center[i] = static_cast<float>(rows_of.center[i]), to.scale[i] = static_cast<float>(rows_of.scale[i]);
+            const double lost = to.center[i] - rows_of.center[i];
+            to.shift[i] = static_cast<float>(rows_of.shift[i] + (lost - lost == 0 ? lost * rows_of.scale[i] : 0));
+            to.slope[i] = static_cast<float>(rows_of.slope[i]), to.offset[i] = static_cast<float>(rows_of.offset[i]);
+            fits = fits && fits_float(rows_of.scale[i]) && fits_float(rows_of.center[i]) && fits_float(rows_of.slope[i]) &&
+                   !(std::fabs(rows_of.offset[i]) > 0x1p126);
+        }
+        return fits;
+    }
+
+    void run_strip(int64_t row, int64_t group, int64_t n, double* columns) const {
+        Rows<double> wide;
+        Rows<float> floats;
+        double plain[kMostStrip], product[kMostStrip];
+        set_statistics(row, group, n, wide);
+        const int64_t offset = row * channels + group * cols;
+        const void *grad = at(gradient.grad, offset, op.x_type), *x = at(op.x, offset, op.x_type);
+        const double* weight = static_cast<const double*>(op.weight) + group * cols;
+        k.row_gradient_sums[type]({grad, x, n, channels, cols, wide.center, weight, plain, product});
+        for (int64_t i = 0; i < n; ++i) {
+            const double mean = op.centered ? plain[i] / static_cast<double>(cols) : 0;
+            const double mean_xhat = (product[i] * wide.scale[i] + plain[i] * wide.shift[i]) / static_cast<double>(cols);
+            wide.offset[i] = -mean * wide.scale[i], wide.slope[i] = -mean_xhat * wide.scale[i];
+        }
+        const bool fits = !weights.empty() && narrow(wide, n, floats);
+        // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
+        if (!fits && !weights.empty() && n > 1) {
+            for (int64_t i = 0; i < n; ++i) run_strip(row + i, group, 1, columns);
+            return;
+        }
+        RowGradientTile tile{grad,
+                             x,
+                             const_cast<char*>(at(op.y, offset, op.x_type)),
+                             n,
+                             channels,
+                             cols,
+                             wide.center,
+                             wide.scale,
+                             wide.shift,
+                             wide.slope,
+                             wide.offset,
+                             weight,
+                             columns,
+                             columns + channels,
+                             stream};
+        if (fits) {
+            tile.center = floats.center, tile.scale = floats.scale, tile.shift = floats.shift;
+            tile.slope = floats.slope, tile.offset = floats.offset, tile.weight = weights.data() + group * cols;
+        }
+        k.row_gradients[type][fits ? 0 : 1](tile);
     }
 };
 

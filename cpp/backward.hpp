@@ -10,7 +10,7 @@ struct GradientOperation {
     const void* grad = nullptr;
     // Of each statistic, where they are given; rstd null: found from x. mean null: 0, where nothing is centered.
     const double *mean = nullptr, *rstd = nullptr;
-    bool constant = false;  // the statistics do not depend on x
+    bool constant = false;                                // the statistics do not depend on x
     double *grad_weight = nullptr, *grad_bias = nullptr;  // per channel; hold zeros
 };
 

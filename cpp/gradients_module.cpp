@@ -38,7 +38,8 @@ struct Laid {
     Array x, grad, y;
 };
 
-// push adds the axes. Nothing is laid out where there is no value. What is not dense, of another type, or lies so that no loop reads it, is copied.
+// push adds the axes. Nothing is laid out where there is no value. What is not dense, of another type, or lies so that no loop
+// reads it, is copied.
 template <class Push>
 Laid lay_out(const Array& x, const Array& grad, GradientOperation& op, Push push) {
     const Type type = wider(x.type, grad.type);
@@ -80,7 +81,8 @@ struct GivenStatistics {
     bool any = false;
 };
 
-GivenStatistics given_statistics(const Arguments& check, py::handle stats, const std::vector<py::ssize_t>& shape, bool centered) {
+GivenStatistics given_statistics(const Arguments& check, py::handle stats, const std::vector<py::ssize_t>& shape,
+                                 bool centered) {
     GivenStatistics given;
     if (stats.is_none()) return given;
     if (!py::isinstance<py::tuple>(stats) && !py::isinstance<py::list>(stats))
@@ -98,7 +100,8 @@ GivenStatistics given_statistics(const Arguments& check, py::handle stats, const
 }
 
 void run(GradientOperation& op, int64_t values, const GivenStatistics& given) {
-    if (given.any) op.mean = static_cast<const double*>(given.mean.data()), op.rstd = static_cast<const double*>(given.rstd.data());
+    if (given.any)
+        op.mean = static_cast<const double*>(given.mean.data()), op.rstd = static_cast<const double*>(given.rstd.data());
     without_gil(values, [&] { backward(op); });
 }
 
@@ -144,7 +147,8 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, const
     }
     const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { layout.push_axes(to, from); });
     if (x.size() > 0) run(op, x.size(), given);
-    return py::make_tuple(result_of(arrays, x, check.result_type(x, py::none())), parameter_gradient(op.grad_weight, type, {channels}),
+    return py::make_tuple(result_of(arrays, x, check.result_type(x, py::none())),
+                          parameter_gradient(op.grad_weight, type, {channels}),
                           parameter_gradient(op.grad_bias, type, {channels}));
 }
 
@@ -162,7 +166,8 @@ py::object instance_norm_backward(const py::handle* a) {
 
 py::object group_norm_backward(const py::handle* a) {
     const py::none none;
-    return channel_gradients(Arguments("group_norm_backward"), group_spec(1), {a[0], a[1], none, none, a[3], true, a[4], a[5], a[6]}, a[2]);
+    return channel_gradients(Arguments("group_norm_backward"), group_spec(1),
+                             {a[0], a[1], none, none, a[3], true, a[4], a[5], a[6]}, a[2]);
 }
 
 // ---- layer and rms

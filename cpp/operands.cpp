@@ -23,7 +23,8 @@ ChannelLayout::ChannelLayout(const Arguments& check, const NormSpec& spec, const
     if (num_groups) {
         const int64_t n = check.integer("num_groups", num_groups);
         if (n < 1 || channels % n != 0)
-            check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels", std::to_string(n));
+            check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels",
+                              std::to_string(n));
         per = std::max<int64_t>(1, channels / n);
     }
     groups = channels / per;

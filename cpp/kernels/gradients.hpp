@@ -1,5 +1,5 @@
-// The gradients of one tile: sums of grad and of grad * (x - center), and grad_x. Everything is computed in double, and
-// rounded once as it is stored.
+// The gradients of one tile: sums of grad and of grad * (x - center), always in double, and grad_x, in float where its
+// numbers fit, as normalize does.
 #pragma once
 #include "kernels.hpp"
 #include "moments.hpp"
@@ -77,8 +77,8 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
 
 // scratch: two arrays of cols rounded up to whole lanes.
 template <class T>
-void gradient_wide_cols(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center,
-                        double* plain, double* product, double* scratch) {
+void gradient_wide_cols(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* plain,
+                        double* product, double* scratch) {
     const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes, strip = strip_rows(2 * cols);
     double *sums = scratch, *products = scratch + padded;
     for (int64_t done = 0; done < rows; done += kBlockRows) {
@@ -111,40 +111,46 @@ void gradient_sums_cols(const GradientColsTile& t) {
 
 // ---- grad_x of statistics that are columns, or that rows share
 
+template <class A>
 struct RowSlopes {
-    const GradientTile& t;
-    Lanes<double> factor, center, slope, offset;
+    const A *factors, *centers, *slopes, *offsets;
+    int64_t ld;
+    Lanes<A> factor, center, slope, offset;
+    FUSEDNORM_INLINE explicit RowSlopes(const GradientTile& t)
+        : factors(static_cast<const A*>(t.factor)),
+          centers(static_cast<const A*>(t.center)),
+          slopes(static_cast<const A*>(t.slope)),
+          offsets(static_cast<const A*>(t.offset)),
+          ld(t.coef_ld) {}
     FUSEDNORM_INLINE void row(int64_t r) {
-        const int64_t at = r * t.coef_ld;
-        factor = broadcast(t.factor[at]), center = broadcast(t.center[at]);
-        slope = broadcast(t.slope[at]), offset = broadcast(t.offset[at]);
+        factor = broadcast(factors[r * ld]), center = broadcast(centers[r * ld]);
+        slope = broadcast(slopes[r * ld]), offset = broadcast(offsets[r * ld]);
     }
-    FUSEDNORM_INLINE Lanes<double> constant(const Lanes<double>& g, int64_t, int64_t) const { return g * factor; }
-    FUSEDNORM_INLINE Lanes<double> whole(const Lanes<double>& g, const Lanes<double>& x, int64_t) const {
+    FUSEDNORM_INLINE Lanes<A> constant(const Lanes<A>& g, int64_t, int64_t) const { return g * factor; }
+    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t) const {
         return g * factor + ((x - center) * slope + offset);
     }
-    FUSEDNORM_INLINE Lanes<double> some(const Lanes<double>& g, const Lanes<double>& x, int64_t, int64_t) const {
-        return whole(g, x, 0);
-    }
+    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& g, const Lanes<A>& x, int64_t, int64_t) const { return whole(g, x, 0); }
 };
 
+template <class A>
 struct ColSlopes {
-    const double *factor, *center, *slope, *offset;
+    const A *factor, *center, *slope, *offset;
     FUSEDNORM_INLINE void row(int64_t) {}
-    FUSEDNORM_INLINE Lanes<double> constant(const Lanes<double>& g, int64_t c, int64_t n) const {
-        return g * (n >= kLanes ? load<double>(factor + c) : load_some<double>(factor + c, n));
+    FUSEDNORM_INLINE Lanes<A> constant(const Lanes<A>& g, int64_t c, int64_t n) const {
+        return g * (n >= kLanes ? load<A>(factor + c) : load_some<A>(factor + c, n));
     }
-    FUSEDNORM_INLINE Lanes<double> whole(const Lanes<double>& g, const Lanes<double>& x, int64_t c) const {
-        return g * load<double>(factor + c) + ((x - load<double>(center + c)) * load<double>(slope + c) + load<double>(offset + c));
+    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t c) const {
+        return g * load<A>(factor + c) + ((x - load<A>(center + c)) * load<A>(slope + c) + load<A>(offset + c));
     }
-    FUSEDNORM_INLINE Lanes<double> some(const Lanes<double>& g, const Lanes<double>& x, int64_t c, int64_t n) const {
-        const Lanes<double> d = x - load_some<double>(center + c, n);
-        return g * load_some<double>(factor + c, n) + (d * load_some<double>(slope + c, n) + load_some<double>(offset + c, n));
+    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& g, const Lanes<A>& x, int64_t c, int64_t n) const {
+        const Lanes<A> d = x - load_some<A>(center + c, n);
+        return g * load_some<A>(factor + c, n) + (d * load_some<A>(slope + c, n) + load_some<A>(offset + c, n));
     }
 };
 
 // FromX: the statistics are those of x, so that grad_x depends on it.
-template <bool Stream, bool FromX, class T, class C>
+template <bool Stream, bool FromX, class T, class A, class C>
 FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
     T* y = static_cast<T*>(t.y);
@@ -152,16 +158,16 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld, y += ld) {
         coefs.row(r);
         const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            const Lanes<double> g = load_some<double>(grad + c, n);
-            store_some(y + c, FromX ? coefs.some(g, load_some<double>(x + c, n), c, n) : coefs.constant(g, c, n), n);
+            const Lanes<A> g = load_some<A>(grad + c, n);
+            store_some(y + c, FromX ? coefs.some(g, load_some<A>(x + c, n), c, n) : coefs.constant(g, c, n), n);
         };
         int64_t c = Stream ? head_of(y) : 0;
         if (c > 0) some(0, c);
         for (; c + kLanes <= cols; c += kLanes) {
             __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-            const Lanes<double> g = load<double>(grad + c);
-            const Lanes<double> value = FromX ? coefs.whole(g, load<double>(x + c), c) : coefs.constant(g, c, kLanes);
+            const Lanes<A> g = load<A>(grad + c);
+            const Lanes<A> value = FromX ? coefs.whole(g, load<A>(x + c), c) : coefs.constant(g, c, kLanes);
             if constexpr (Stream) {
                 stream(y + c, value);
             } else {
@@ -172,56 +178,57 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     }
 }
 
-template <bool FromX, class T, class C>
+template <bool FromX, class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
     if (t.stream && t.cols >= kStreamCols) {
-        gradient_rows<true, FromX, T>(t, coefs);
+        gradient_rows<true, FromX, T, A>(t, coefs);
         stream_fence();
     } else {
-        gradient_rows<false, FromX, T>(t, coefs);
+        gradient_rows<false, FromX, T, A>(t, coefs);
     }
 }
 
-template <class T, bool FromX>
+template <class T, class A, bool FromX>
 void gradient_by_rows(const GradientTile& t) {
-    gradient_with<FromX, T>(t, RowSlopes{t, {}, {}, {}, {}});
+    gradient_with<FromX, T, A>(t, RowSlopes<A>(t));
 }
 
-template <class T, bool FromX>
+// Few contiguous columns: several rows are one, with the coefficients written out as often.
+template <class T, class A, bool FromX>
 void gradient_by_cols(const GradientTile& t) {
     const int64_t cols = t.cols, fold = t.ld == cols ? fold_of(cols) : 1, wide = fold * cols, rows = t.rows / fold;
-    if (fold == 1 || rows == 0) return gradient_with<FromX, T>(t, ColSlopes{t.factor, t.center, t.slope, t.offset});
-    double coefs[4][kFoldCols];
-    for (int64_t c = 0; c < wide; ++c) {
-        coefs[0][c] = t.factor[c % cols], coefs[1][c] = t.center[c % cols];
-        coefs[2][c] = t.slope[c % cols], coefs[3][c] = t.offset[c % cols];
-    }
-    const ColSlopes folded{coefs[0], coefs[1], coefs[2], coefs[3]};
+    const void* given[] = {t.factor, t.center, t.slope, t.offset};
+    const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
+    if (fold == 1 || rows == 0) return gradient_with<FromX, T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
+    A coefs[4][kFoldCols];
+    for (int i = 0; i < 4; ++i)
+        for (int64_t c = 0; c < wide; ++c) coefs[i][c] = coef(i)[c % cols];
+    const ColSlopes<A> folded{coefs[0], coefs[1], coefs[2], coefs[3]};
     GradientTile part = t;
     part.rows = rows, part.cols = part.ld = wide;
-    gradient_with<FromX, T>(part, folded);
+    gradient_with<FromX, T, A>(part, folded);
     part.grad = static_cast<const T*>(t.grad) + rows * wide;
     part.x = static_cast<const T*>(t.x) + rows * wide;
     part.y = static_cast<T*>(t.y) + rows * wide;
     part.rows = 1, part.cols = (t.rows - rows * fold) * cols;
-    if (part.cols > 0) gradient_with<FromX, T>(part, folded);
+    if (part.cols > 0) gradient_with<FromX, T, A>(part, folded);
 }
 
 // ---- statistics that are rows, with weights of their own for the columns
 
 template <class T>
-void row_gradient_sums(const RowGradientTile& t) {
+void row_gradient_sums(const RowSumsTile& t) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     for (int64_t r = 0; r < t.rows; ++r) {
         const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
-        const Lanes<double> center = broadcast(t.center[r]), scale = broadcast(t.scale[r]), shift = broadcast(t.shift[r]);
+        const Lanes<double> center = broadcast(t.center[r]);
         double plain = 0, product = 0;
         for (int64_t begin = 0; begin < t.cols; begin += kBlock) {
             const int64_t end = t.cols - begin < kBlock ? t.cols : begin + kBlock;
             Lanes<double> sums = broadcast(0.0), products = sums;
             const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
                 sums += g;
-                products += g * ((value - center) * scale + shift);
+                products += g * (value - center);
             };
             int64_t c = begin;
             for (; c + kLanes <= end; c += kLanes) {
@@ -233,57 +240,76 @@ void row_gradient_sums(const RowGradientTile& t) {
             plain += sum(sums);
             product += sum(products);
         }
-        t.sums[r] = plain, t.products[r] = product;
+        t.plain[r] = plain, t.product[r] = product;
     }
 }
 
-// Columns outside, rows inside: the sums over the rows stay in registers.
-template <bool Stream, class T>
-FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
-    const auto column = [&](int64_t c, int64_t n, auto value_at, auto put) __attribute__((always_inline)) {
-        const Lanes<double> weight = value_at(t.weight + c);
-        Lanes<double> to_weight = value_at(t.grad_weight + c), to_bias = value_at(t.grad_bias + c);
-        for (int64_t r = 0; r < t.rows; ++r) {
-            const int64_t at = r * t.ld + c;
-            const Lanes<double> g = value_at(static_cast<const T*>(t.grad) + at), x = value_at(static_cast<const T*>(t.x) + at);
-            const Lanes<double> scale = broadcast(t.scale[r]);
-            const Lanes<double> xhat = (x - broadcast(t.center[r])) * scale + broadcast(t.shift[r]);
-            to_bias += g;
-            to_weight += g * xhat;
-            put(static_cast<T*>(t.y) + at, g * weight * scale - (xhat * broadcast(t.products[r]) + broadcast(t.sums[r])), n);
-        }
-        if (n >= kLanes) {
-            store(t.grad_weight + c, to_weight), store(t.grad_bias + c, to_bias);
-        } else {
-            store_some(t.grad_weight + c, to_weight, n), store_some(t.grad_bias + c, to_bias, n);
-        }
-    };
-    const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<double>(p); };
-    int64_t c = 0;
-    for (; c + kLanes <= t.cols; c += kLanes)
-        column(c, kLanes, whole, [](T* y, const Lanes<double>& value, int64_t) __attribute__((always_inline)) {
-            if constexpr (Stream) {
-                stream(y, value);
-            } else {
-                store(y, value);
-            }
-        });
-    const int64_t n = t.cols - c;
-    const auto some = [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); };
-    if (n > 0)
-        column(c, n, some, [](T* y, const Lanes<double>& value, int64_t left) __attribute__((always_inline)) {
-            store_some(y, value, left);
-        });
+FUSEDNORM_INLINE const Lanes<double>& as_doubles(const Lanes<double>& a) { return a; }
+FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
+    Lanes<double> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+        Vector<float, Lanes<double>::kWidth> part;
+        __builtin_memcpy(&part, reinterpret_cast<const char*>(a.part) + i * sizeof part, sizeof part);
+        r.part[i] = convert_part<Lanes<double>::Part>(part);
+    }
+    return r;
 }
 
-template <class T>
+// Columns outside, rows inside: the sums over the rows, which are double, stay in registers.
+template <bool Stream, class T, class A>
+FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
+    const A *centers = static_cast<const A*>(t.center), *scales = static_cast<const A*>(t.scale);
+    const A *shifts = static_cast<const A*>(t.shift), *slopes = static_cast<const A*>(t.slope);
+    const A *offsets = static_cast<const A*>(t.offset), *weights = static_cast<const A*>(t.weight);
+    const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
+    const int64_t rows = t.rows, ld = t.ld;
+    const auto column = [&](int64_t c, auto get, auto get_double, auto put, auto put_double) __attribute__((always_inline)) {
+        const Lanes<A> weight = get(weights + c);
+        Lanes<double> to_weight = get_double(t.grad_weight + c), to_bias = get_double(t.grad_bias + c);
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t at = r * ld + c;
+            const Lanes<A> xhat = (get(x + at) - broadcast(centers[r])) * broadcast(scales[r]) + broadcast(shifts[r]);
+            const Lanes<double> g = get_double(grad + at);
+            to_bias += g;
+            to_weight += g * as_doubles(xhat);
+            const Lanes<A> value =
+                get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
+            put(static_cast<T*>(t.y) + at, value);
+        }
+        put_double(t.grad_weight + c, to_weight);
+        put_double(t.grad_bias + c, to_bias);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= t.cols; c += kLanes) {
+        column(
+            c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
+            [](const auto* p) __attribute__((always_inline)) { return load<double>(p); },
+            [](T* y, const Lanes<A>& value) __attribute__((always_inline)) {
+                if constexpr (Stream) {
+                    stream(y, value);
+                } else {
+                    store(y, value);
+                }
+            },
+            [](double* p, const Lanes<double>& value) __attribute__((always_inline)) { store(p, value); });
+    }
+    const int64_t n = t.cols - c;
+    const auto put = [n](auto* p, const auto& value) __attribute__((always_inline)) { store_some(p, value, n); };
+    if (n > 0)
+        column(
+            c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
+            [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);
+}
+
+template <class T, class A>
 void row_gradients(const RowGradientTile& t) {
     const auto past = (reinterpret_cast<uintptr_t>(t.y) | static_cast<uintptr_t>(t.ld) * sizeof(T)) % kStreamBytes<T>;
     if (t.stream && past == 0) {
-        row_gradient_with<true, T>(t);
+        row_gradient_with<true, T, A>(t);
         stream_fence();
     } else {
-        row_gradient_with<false, T>(t);
+        row_gradient_with<false, T, A>(t);
     }
 }
 

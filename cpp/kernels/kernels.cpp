@@ -23,7 +23,9 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
      finish<T, Activation::gelu>, finish<T, Activation::gelu_tanh>, finish<T, Activation::sigmoid>,                \
      finish<T, Activation::tanh>, finish<T, Activation::hardswish>, finish<T, Activation::leaky_relu>}
 #define FUSEDNORM_FLOATS(function) {function<float>, function<double>, function<f16>, function<bf16>}
-#define FUSEDNORM_GRADIENT(T) {FUSEDNORM_BOTH(gradient_by_rows, T), FUSEDNORM_BOTH(gradient_by_cols, T)}
+#define FUSEDNORM_GRADIENT(T, A) \
+    {{gradient_by_rows<T, A, false>, gradient_by_rows<T, A, true>}, {gradient_by_cols<T, A, false>, gradient_by_cols<T, A, true>}}
+#define FUSEDNORM_GRADIENTS(T) {FUSEDNORM_GRADIENT(T, float), FUSEDNORM_GRADIENT(T, double)}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 
 extern const Kernels table;
@@ -48,9 +50,12 @@ const Kernels table = {
      {sum<bf16, bf16>, sum<bf16, double>}},
     FUSEDNORM_FLOATS(gradient_sums_rows),
     FUSEDNORM_FLOATS(gradient_sums_cols),
-    {FUSEDNORM_GRADIENT(float), FUSEDNORM_GRADIENT(double), FUSEDNORM_GRADIENT(f16), FUSEDNORM_GRADIENT(bf16)},
+    {FUSEDNORM_GRADIENTS(float), {{}, FUSEDNORM_GRADIENT(double, double)}, FUSEDNORM_GRADIENTS(f16), FUSEDNORM_GRADIENTS(bf16)},
     FUSEDNORM_FLOATS(row_gradient_sums),
-    FUSEDNORM_FLOATS(row_gradients),
+    {{row_gradients<float, float>, row_gradients<float, double>},
+     {nullptr, row_gradients<double, double>},
+     {row_gradients<f16, float>, row_gradients<f16, double>},
+     {row_gradients<bf16, float>, row_gradients<bf16, double>}},
     {FUSEDNORM_WIDEN(float), FUSEDNORM_WIDEN(double), FUSEDNORM_WIDEN(f16), FUSEDNORM_WIDEN(bf16), FUSEDNORM_WIDEN(uint8_t),
      FUSEDNORM_WIDEN(int8_t), FUSEDNORM_WIDEN(uint16_t), FUSEDNORM_WIDEN(int16_t), FUSEDNORM_WIDEN(bool),
      FUSEDNORM_WIDEN(uint32_t), FUSEDNORM_WIDEN(int32_t), FUSEDNORM_WIDEN(uint64_t), FUSEDNORM_WIDEN(int64_t)},

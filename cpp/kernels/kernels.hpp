@@ -134,21 +134,28 @@ struct GradientTile {
     const void *grad, *x;
     void* y;
     int64_t rows, cols, ld;
-    const double *factor, *center, *slope, *offset;
+    const void *factor, *center, *slope, *offset;
     int64_t coef_ld;  // by rows: step from one row's coefficients to the next
     int64_t ahead;    // grad and x are asked for so many bytes ahead
     bool stream;
 };
 
-// Rows are statistics: with xhat = (x - center) * scale + shift, row_gradient_sums gives each row's sums of grad * weight
-// and grad * weight * xhat, and row_gradients y = grad * weight * scale - (xhat * products + sums), while grad_weight and
-// grad_bias take in each column's grad * xhat and grad.
+// Rows are statistics: each row's sums of grad * weight and grad * weight * (x - center).
+struct RowSumsTile {
+    const void *grad, *x;
+    int64_t rows, ld, cols;
+    const double *center, *weight;
+    double *plain, *product;
+};
+
+// With xhat = (x - center) * scale + shift: y = grad * weight * scale + xhat * slope + offset, and grad_weight and grad_bias
+// take in each column's grad * xhat and grad.
 struct RowGradientTile {
     const void *grad, *x;
     void* y;
     int64_t rows, ld, cols;
-    const double *center, *scale, *shift, *weight;
-    double *sums, *products, *grad_weight, *grad_bias;
+    const void *center, *scale, *shift, *slope, *offset, *weight;
+    double *grad_weight, *grad_bias;
     bool stream;
 };
 
@@ -175,10 +182,10 @@ struct Kernels {
     void (*sum[kFloatTypes][2])(const SumTile&);
     void (*gradient_sums_rows[kFloatTypes])(const GradientRowsTile&);
     void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
-    // [type][by rows or by columns][whether grad_x depends on x]
-    void (*gradient[kFloatTypes][2][2])(const GradientTile&);
-    void (*row_gradient_sums[kFloatTypes])(const RowGradientTile&);
-    void (*row_gradients[kFloatTypes])(const RowGradientTile&);
+    // [type][Precision][by rows or by columns][whether grad_x depends on x]. Precision is that of the arithmetic.
+    void (*gradient[kFloatTypes][2][2][2])(const GradientTile&);
+    void (*row_gradient_sums[kFloatTypes])(const RowSumsTile&);
+    void (*row_gradients[kFloatTypes][2])(const RowGradientTile&);
     // To double.
     void (*widen[kTypes])(const CopyTile&);
     // Values of 1, 2, 4 and 8 bytes, as they are.
