@@ -256,6 +256,9 @@ FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
     return r;
 }
 
+// Rows that are read before any of them is written: rows a multiple of 4 KiB apart would wait for each other's stores.
+constexpr int kRowsAtOnce = 4;
+
 // Columns outside, rows inside: the sums over the rows, which are double, stay in registers.
 template <bool Stream, class T, class A>
 FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
@@ -267,16 +270,23 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
     const auto column = [&](int64_t c, auto get, auto get_double, auto put, auto put_double) __attribute__((always_inline)) {
         const Lanes<A> weight = get(weights + c);
         Lanes<double> to_weight = get_double(t.grad_weight + c), to_bias = get_double(t.grad_bias + c);
-        for (int64_t r = 0; r < rows; ++r) {
+        const auto value_of = [&](int64_t r) __attribute__((always_inline)) {
             const int64_t at = r * ld + c;
             const Lanes<A> xhat = (get(x + at) - broadcast(centers[r])) * broadcast(scales[r]) + broadcast(shifts[r]);
             const Lanes<double> g = get_double(grad + at);
             to_bias += g;
             to_weight += g * as_doubles(xhat);
-            const Lanes<A> value =
-                get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
-            put(static_cast<T*>(t.y) + at, value);
+            return get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
+        };
+        int64_t r = 0;
+        for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+            Lanes<A> values[kRowsAtOnce];
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < kRowsAtOnce; ++i) values[i] = value_of(r + i);
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < kRowsAtOnce; ++i) put(static_cast<T*>(t.y) + (r + i) * ld + c, values[i]);
         }
+        for (; r < rows; ++r) put(static_cast<T*>(t.y) + r * ld + c, value_of(r));
         put_double(t.grad_weight + c, to_weight);
         put_double(t.grad_bias + c, to_bias);
     };
