@@ -97,12 +97,15 @@ Activation Arguments::activation(py::handle object) const {
     value_error("activation", "one of " + all, text_of(object));
 }
 
+Array Arguments::shaped_like(const char* argument, py::handle object, const Array& x) const {
+    const Array a = input(argument, object);
+    if (a.ndim != x.ndim || !std::equal(x.shape, x.shape + x.ndim, a.shape))
+        value_error(argument, "the shape of x, " + text_of(x.shape, x.ndim), "shape " + text_of(a.shape, a.ndim));
+    return a;
+}
+
 Array Arguments::residual(py::handle object, const Array& x) const {
-    if (object.is_none()) return {};
-    const Array r = input("residual", object);
-    if (r.ndim != x.ndim || !std::equal(x.shape, x.shape + x.ndim, r.shape))
-        value_error("residual", "the shape of x, " + text_of(x.shape, x.ndim), "shape " + text_of(r.shape, r.ndim));
-    return r;
+    return object.is_none() ? Array{} : shaped_like("residual", object, x);
 }
 
 // ---- numbers
@@ -164,6 +167,12 @@ py::array Arguments::floats(const char* argument, py::handle object) const {
     if (!floats && !(is_list && (kind == 'i' || kind == 'u')))
         type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(a.dtype())));
     return a;
+}
+
+Type Arguments::parameter_type(const char* argument, py::handle object, Type x) const {
+    Type type = Type::f64;
+    if (object.is_none()) return is_float(x) && x != Type::f64 ? Type::f32 : Type::f64;
+    return type_of(floats(argument, object).dtype(), type) && is_float(type) ? type : Type::f64;
 }
 
 py::array Arguments::updatable(const char* argument, py::handle object) const {

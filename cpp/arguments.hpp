@@ -42,9 +42,13 @@ public:
     std::vector<int64_t> integers(const char* argument, py::handle object) const;  // one, or a sequence of them
     int axis(const char* argument, int64_t value, int ndim) const;                 // counted from the front
     Activation activation(py::handle object) const;
+    // An array of x's shape.
+    Array shaped_like(const char* argument, py::handle object, const Array& x) const;
     // An array of x's shape, or nothing (array is null).
     Array residual(py::handle object, const Array& x) const;
 
+    // The dtype of a parameter's gradient: the parameter's own, or where it is None that of x's statistics.
+    Type parameter_type(const char* argument, py::handle object, Type x) const;
     // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.
     void channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none, double* to) const;
     // The same for what training updates: an ndarray (or what shares one's memory) that can be written.

@@ -1,62 +1,27 @@
 // The two schedules of every norm. Per statistic: each unit of work finds its moments and normalizes its own tiles while
 // they are in cache. Pooled: moments of all segments, merge, normalize; where there are fewer units than threads.
 // Both do the same arithmetic in the same order.
-#include <unistd.h>
-
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "dispatch.hpp"
-#include "exact.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
+#include "schedule.hpp"
 #include "threads.hpp"
 #include "tiles.hpp"
+#include "unit_moments.hpp"
 
 namespace fusednorm {
 namespace {
 
-// Values below which a second thread costs more than it brings, without and with statistics to find. On two cores, one
-// thread and two: eval (1,1280,7,7), 63 k values, 36 us and 31, (1,64,56,56), 200 k, 72 and 36; layer norm (128,384), 49 k,
-// 31 and 19. Where another process is busy the second thread's wake-up takes 100 us.
-constexpr int64_t kSerialGiven = 1 << 17, kSerialFound = 3 << 14;
-// Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
-constexpr int64_t kItemValues = 1 << 14;
-// Results at least as large as the last cache go past the caches: they would not be there when they are read again. Smaller
-// ones do not: eval (8,256,28,28), 6 MB, took 310 us with ordinary stores and 530 with streaming ones, (32,64,112,112) 14 ms
-// and 10.
-int64_t stream_bytes() {
-    constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
-    static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return last_cache > 0 ? std::clamp(last_cache, kLeast, kMost) : kUnknown;
-}
-constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
-
-// n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
-template <class T>
-class Buffer {
-public:
-    Buffer(Buffer&&) = delete;
-    explicit Buffer(int64_t n) : heap(n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr) {}
-    T* at(int64_t i) { return (heap ? heap.get() : reinterpret_cast<T*>(in_place)) + i; }
-
-private:
-    static constexpr int64_t kInPlace = 2048 / sizeof(T);
-    alignas(64) char in_place[2048];
-    std::unique_ptr<T[]> heap;
-};
-
-Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
-
 class Forward {
 public:
     explicit Forward(const Operation& operation)
-        : op(operation), plan(make_plan(op)), k(kernels()), tiles(op, plan, k), exact(is_small_integer(op.x_type)) {
+        : op(operation), plan(make_plan(op)), k(kernels()), tiles(op, plan, k), found(op, plan, k, tiles) {
         units = plan.units.size();
         down = plan.direction == Direction::down;
-        n = down ? plan.read.cols.size : 1;
+        n = found.columns();
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
         tiles.stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
@@ -81,7 +46,7 @@ public:
         if (op.terms[0] && !adds_by_row()) add_terms();
         if (op.given) return normalize_given();
         batches = plan.units.n == 0 ? 1 : units / plan.units.last().size * batches_of_last();
-        if (threads == 1 || (batches >= threads && (batches >= 4 * threads || batches % threads == 0))) return per_statistic();
+        if (are_enough(batches, threads)) return per_statistic();
         pooled();
     }
 
@@ -90,7 +55,7 @@ private:
     Plan plan;
     const Kernels& k;
     Tiles tiles;
-    bool exact;  // moments stand for integer sums until they are finished
+    UnitMoments found;
     bool down;
     std::vector<float> narrow;
     int threads;
@@ -142,65 +107,6 @@ private:
         w.scratch = d;
         w.coefficients = reinterpret_cast<char*>(d + (down ? cols_scratch(n) : 0));
         return w;
-    }
-
-    // ---- moments
-
-    // a (count_a values) takes in b (count_b).
-    void merge(Moments a, double count_a, Moments b, double count_b) const {
-        if (exact) return add_sums(a, b, n);
-        k.merge(a, count_a, b, count_b, n);
-    }
-
-    // The moments of one segment of one unit, of n columns or one statistic.
-    void segment_moments(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
-        double before = 0;
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
-        walk(plan.read, unit, begin, end, [&](const Piece& p) {
-            int64_t ld;
-            const void* x = tiles.read(plan.read, p, w, ld);
-            const Moments to = before == 0 ? out : w.piece;
-            if (down) {
-                k.moments_cols[static_cast<int>(tiles.x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
-            } else {
-                k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
-            }
-            const double count = static_cast<double>(down ? p.rows : p.rows * p.cols);
-            if (before > 0) merge(out, before, w.piece, count);
-            before += count;
-        });
-    }
-
-    double segment_count(int64_t segment) const {
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
-        if (down) return static_cast<double>(end - begin);
-        // The last chunk of every row is shorter.
-        const auto values_before = [&](int64_t piece) {
-            return piece / plan.read.chunks * plan.read.cols.size +
-                   std::min(piece % plan.read.chunks * plan.read.chunk, plan.read.cols.size);
-        };
-        return static_cast<double>(values_before(end) - values_before(begin));
-    }
-
-    // Columns become the statistics that they share, and go where the caller keeps them.
-    Moments finish_moments(const Offsets& unit, Moments columns, const Workspace& w, int64_t stats) const {
-        Moments result = columns;
-        if (plan.per > 1) {
-            result = w.stats;
-            if (exact) {
-                pool_sums(columns, plan.per, result, stats);
-            } else {
-                k.pool(columns, static_cast<double>(plan.read.rows.size()), plan.per, result, stats);
-            }
-        }
-        if (exact) close_sums(result, stats, plan.count(), op.centered);
-        if (op.moments.mean) {
-            std::copy_n(result.mean, stats, op.moments.mean + unit.stat);
-            std::copy_n(result.low, stats, op.moments.low + unit.stat);
-            const double repeats = static_cast<double>(plan.repeats);
-            std::transform(result.m2, result.m2 + stats, op.moments.m2 + unit.stat, [&](double m2) { return m2 * repeats; });
-        }
-        return result;
     }
 
     // ---- coefficients
@@ -285,7 +191,7 @@ private:
         const Axis row = plan.units.n > 0 ? plan.units.last() : kNoAxis;
         const Piece rows{unit, size, plan.write.cols.size, row};
         batch_moments(rows, w, w.unit);
-        finish_moments(unit, w.unit, w, size);
+        found.finish(unit, w.unit, w, size, row.stat);
         if (!op.y) return;
         const Coefficients c =
             make_coefficients(w.unit, size, unit.affine, row.affine, size, static_cast<double>(plan.count()), w.coefficients);
@@ -302,14 +208,7 @@ private:
     }
 
     void run_unit(const Offsets& unit, const Workspace& w) const {
-        segment_moments(unit, 0, w, w.unit);
-        double before = segment_count(0);
-        for (int64_t s = 1; s < plan.segments(); ++s) {
-            segment_moments(unit, s, w, w.segment);
-            merge(w.unit, before, w.segment, segment_count(s));
-            before += segment_count(s);
-        }
-        const Moments stats = finish_moments(unit, w.unit, w, plan.stats());
+        const Moments stats = found.unit(unit, w);
         if (!op.y) return;
         const Coefficients c = unit_coefficients(unit, stats, w.coefficients);
         normalize_pieces(unit, c, 0, plan.write.pieces(), w);
@@ -347,18 +246,14 @@ private:
 
         auto find_moments = [&](int64_t item, int slot) {
             const int64_t unit = item / segments, s = item % segments;
-            segment_moments(place(plan.units, plan.origin, unit), s, workspace(each, slot), partial_of(unit, s));
+            found.segment(place(plan.units, plan.origin, unit), s, workspace(each, slot), partial_of(unit, s));
         };
         parallel_for(units * segments, threads, find_moments);
 
         auto merge_segments = [&](int64_t unit, int slot) {
             const Offsets at = place(plan.units, plan.origin, unit);
-            double before = segment_count(0);
-            for (int64_t s = 1; s < segments; ++s) {
-                merge(partial_of(unit, 0), before, partial_of(unit, s), segment_count(s));
-                before += segment_count(s);
-            }
-            const Moments stats = finish_moments(at, partial_of(unit, 0), workspace(each, slot), plan.stats());
+            const auto next = [&](int64_t segment) { return partial_of(unit, segment); };
+            const Moments stats = found.merge_segments(at, workspace(each, slot), next);
             if (op.y) *coefficients.at(unit) = unit_coefficients(at, stats, memory.at(unit * channels * 24));
         };
         parallel_for(units, 1, merge_segments);

@@ -2,10 +2,11 @@
 // Python's functional.py has the same functions with names and defaults; here every argument is positional.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "arguments.hpp"
 #include "dispatch.hpp"
+#include "entry.hpp"
+#include "operands.hpp"
 #include "plan.hpp"
 #include "results.hpp"
 #include "states.hpp"
@@ -14,41 +15,28 @@
 namespace fusednorm {
 namespace {
 
-constexpr int64_t kKeepGilValues = 1 << 13;  // less work than handing the GIL over and back is worth
-
 void run(const Operation& op, int64_t values) {
-    if (values < kKeepGilValues) return forward(op);
-    py::gil_scoped_release release;
-    forward(op);
+    without_gil(values, [&] { forward(op); });
 }
 
-int64_t product(const py::ssize_t* shape, int begin, int end) {
-    int64_t n = 1;
-    for (int i = begin; i < end; ++i) n *= shape[i];
-    return n;
+// (y, mean, rstd), the statistics as float32, or as float64 where y is. repeats: so many of them are for every sample.
+py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
+                           int64_t count, int64_t repeats) {
+    const int ndim = static_cast<int>(shape.size());
+    const py::array mean = new_array(Type::f64, ndim, shape.data(), nullptr),
+                    rstd = new_array(Type::f64, ndim, shape.data(), nullptr);
+    auto *means = reinterpret_cast<double*>(proxy(mean)->data), *rstds = reinterpret_cast<double*>(proxy(rstd)->data);
+    const int64_t n = mean.size();
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t from = repeats > 0 ? i % repeats : i;
+        means[i] = count > 0 ? op.moments.mean[from] + op.moments.low[from] : NAN;
+        rstds[i] = count > 0 ? 1 / std::sqrt(op.moments.m2[from] / static_cast<double>(count) + op.eps) : NAN;
+    }
+    const QuietCasts quiet;
+    const py::dtype dtype = dtype_of(type == Type::f64 ? Type::f64 : Type::f32);
+    const auto cast = [&](const py::array& a) -> py::object { return a.attr("astype")(dtype, py::arg("copy") = false); };
+    return py::make_tuple(y, op.centered ? cast(mean) : py::none(), cast(rstd));
 }
-
-// The moments of statistics 0 ... n - 1, in memory of their own.
-struct Statistics {
-    std::vector<double> memory;
-    int64_t n;
-    explicit Statistics(int64_t count) : memory(static_cast<size_t>(3 * count)), n(count) {}
-    Moments moments() { return {memory.data(), memory.data() + n, memory.data() + 2 * n}; }
-};
-
-// The arrays of one call: y and r may be absent.
-struct Operands {
-    Array x, y, r;
-
-    void describe(Operation& op, Type y_type) const {
-        op.x = x.data, op.x_type = x.type;
-        op.y = y.data, op.y_type = y_type;
-        op.r = r.data, op.r_type = r.type;
-    }
-    Axis axis(int i, int64_t stat = 0, int64_t affine = 0) const {
-        return {x.shape[i], x.step(i), y.data ? y.step(i) : 0, stat, affine, r.data ? r.step(i) : 0};
-    }
-};
 
 // running = (1 - momentum) * running + momentum * batch.
 void update(py::handle running, double* before, const double* batch, int64_t n, double momentum) {
@@ -62,40 +50,27 @@ struct Channeled {
     py::handle x, running_mean, running_var, weight, bias;
     bool use_batch;  // the statistics of x, not the running ones
     double momentum;
-    py::handle eps, channel_axis, residual, activation, dtype, out;
+    py::handle eps, channel_axis, residual, activation, dtype, out, return_stats;
 };
 
 py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& a, py::handle num_groups = {}) {
     const Array x = check.input("x", a.x);
     const Type type = check.result_type(x, a.dtype);
-    if (x.ndim == 0 || (spec.pool_outer && x.ndim == 1))
-        check.value_error("x", spec.pool_outer ? "at least 2 dimensions" : "at least 1 dimension",
-                          "shape " + text_of(x.shape, x.ndim));
-    const int channel_axis = check.axis("channel_axis", check.integer("channel_axis", a.channel_axis), x.ndim);
-    const int64_t channels = x.shape[channel_axis];
-    if (num_groups) {
-        const int64_t groups = check.integer("num_groups", num_groups);
-        if (groups < 1 || channels % groups != 0)
-            check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels",
-                              std::to_string(groups));
-        spec.group_size = channels / groups;
-    }
-    const int64_t per = std::max<int64_t>(1, spec.group_size), groups = channels / per;
-    const int sample_axis = spec.pool_outer || channel_axis == 0 ? -1 : 0;
-    const int64_t samples = sample_axis < 0 ? 1 : x.shape[0], size = x.size();
+    const ChannelLayout layout(check, spec, x, a.channel_axis, num_groups);
+    const int64_t channels = layout.channels, samples = layout.samples, size = x.size();
 
     Operation op;
     op.eps = check.eps(a.eps);
     Doubles parameters(5 * channels);
     double *weight = parameters.data(), *bias = weight + channels, *zero = bias + channels;
     double *running_mean = zero + channels, *running_var = running_mean + channels;
-    check.channels("weight", a.weight, x, channel_axis, 1, weight);
-    check.channels("bias", a.bias, x, channel_axis, 0, bias);
+    check.channels("weight", a.weight, x, layout.axis, 1, weight);
+    check.channels("bias", a.bias, x, layout.axis, 0, bias);
     op.weight = weight, op.bias = bias;
 
     const bool has_running = !a.running_mean.is_none() || !a.running_var.is_none();
-    check.channels("running_mean", a.running_mean, x, channel_axis, 0, running_mean);
-    check.channels("running_var", a.running_var, x, channel_axis, 1, running_var);
+    check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
+    check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
     if (!a.use_batch)
         for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
             if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
@@ -103,89 +78,67 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     if (a.use_batch && !a.running_mean.is_none()) mean_target = check.updatable("running_mean", a.running_mean);
     if (a.use_batch && !a.running_var.is_none()) var_target = check.updatable("running_var", a.running_var);
 
-    const int64_t count = size == 0 ? 0 : size / channels / samples * (spec.pool_outer ? 1 : per);
-    if (a.use_batch && size > 0 && !num_groups && count == 1)
-        check.value_error("x",
-                          spec.pool_outer ? "more than one value per channel when training" : "more than one spatial element",
-                          "shape " + text_of(x.shape, x.ndim));
+    if (a.use_batch && !num_groups) layout.check_count(check, x);
     const Array r = check.residual(a.residual, x);
     op.activation = check.activation(a.activation);
     Result y(check, x, type, a.out, {r}, {});
-    if (size == 0) return y.finish();
+    const bool return_stats = py::bool_(py::reinterpret_borrow<py::object>(a.return_stats));
+    if (size == 0 && !return_stats) return y.finish();
 
     const Operands arrays{x, y.view, r};
     arrays.describe(op, type);
     op.given = !a.use_batch;
-    for (int i = 0; i < x.ndim; ++i) {
-        if (i == channel_axis) {
-            Axis group = arrays.axis(i, 1, per), within = arrays.axis(i, 0, 1);
-            group.size = groups, group.x *= per, group.y *= per, group.r *= per;
-            within.size = per;
-            op.axes.push(group);
-            if (per > 1) op.axes.push(within);
-        } else {
-            op.axes.push(arrays.axis(i, i == sample_axis ? groups : 0, 0));
-        }
-    }
-    Statistics statistics(a.use_batch && has_running ? samples * channels : 0);
+    layout.push_axes(op, arrays);
+    Statistics statistics(a.use_batch && (has_running || return_stats) ? samples * layout.groups : 0);
     if (op.given) {
         std::fill_n(zero, channels, 0.0);
         op.moments = {running_mean, zero, running_var};
-    } else if (has_running) {
+    } else if (has_running || return_stats) {
         op.moments = statistics.moments();
     }
-    run(op, size);
-    if (a.use_batch && has_running) {
+    if (size > 0) run(op, size);
+    if (size > 0 && a.use_batch && has_running) {
         // Averaged over the samples, where each has its own statistics.
         Doubles batch(2 * channels);
         double *mean = batch.data(), *var = mean + channels;
         std::fill_n(mean, 2 * channels, 0.0);
         for (int64_t i = 0; i < samples * channels; ++i) {
             mean[i % channels] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
-            var[i % channels] += op.moments.m2[i] / static_cast<double>(count - 1) / static_cast<double>(samples);
+            var[i % channels] += op.moments.m2[i] / static_cast<double>(layout.count - 1) / static_cast<double>(samples);
         }
         if (mean_target) update(mean_target, running_mean, mean, channels, a.momentum);
         if (var_target) update(var_target, running_var, var, channels, a.momentum);
     }
-    return y.finish();
+    if (!return_stats) return y.finish();
+    return with_statistics(y.finish(), op, type, layout.statistics_shape(), op.given ? 1 : layout.count,
+                           op.given ? channels : 0);
 }
 
 py::object batch_norm(const py::handle* a) {
     const Arguments check("batch_norm");
     return channel_norm(check, kBatch,
                         {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])),
-                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12]});
+                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12], a[13]});
 }
 
 py::object instance_norm(const py::handle* a) {
     const Arguments check("instance_norm");
     return channel_norm(check, kInstance,
                         {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])),
-                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12]});
+                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12], a[13]});
 }
 
 py::object group_norm(const py::handle* a) {
     const py::none none;
     return channel_norm(Arguments("group_norm"), group_spec(1),
-                        {a[0], none, none, a[2], a[3], true, 0, a[4], a[5], a[6], a[7], a[8], a[9]}, a[1]);
+                        {a[0], none, none, a[2], a[3], true, 0, a[4], a[5], a[6], a[7], a[8], a[9], a[10]}, a[1]);
 }
 
 // ---- layer and rms: weights per value of a row
 
 struct Rowwise {
-    py::handle x, normalized_shape, weight, bias, eps, residual, activation, dtype, out;
+    py::handle x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, return_stats;
 };
-
-// How many trailing dimensions normalized_shape names.
-int trailing(const Arguments& check, py::handle normalized_shape, const Array& x) {
-    const std::vector<int64_t> sizes = check.integers("normalized_shape", normalized_shape);
-    const int n = static_cast<int>(sizes.size());
-    if (n == 0) check.value_error("normalized_shape", "at least one dimension", text_of(normalized_shape));
-    if (n > x.ndim || !std::equal(sizes.begin(), sizes.end(), x.shape + x.ndim - n))
-        check.value_error("normalized_shape", "the last dimensions of x, whose shape is " + text_of(x.shape, x.ndim),
-                          text_of(normalized_shape));
-    return n;
-}
 
 // The parameters of a row: kept alive while the operation runs.
 struct RowParameters {
@@ -197,25 +150,12 @@ RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const 
                             bool is_in_float, Operation& op) {
     const int n = trailing(check, a.normalized_shape, x), first = x.ndim - n;
     op.centered = spec.centered, op.rows_only = spec.rows_only;
-    if (a.eps.is_none() && !spec.centered) {
-        op.eps = type == Type::f64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-    } else {
-        op.eps = check.eps(a.eps);
-    }
+    op.eps = row_eps(check, spec, a.eps, type);
     const Type weights = weight_type(is_in_float);
     RowParameters p{n, check.values("weight", a.weight, weights, x.shape + first, n, 1),
                     check.values("bias", a.bias, weights, x.shape + first, n, 0)};
     op.weight = p.weight.data(), op.bias = p.bias.data();
     return p;
-}
-
-void push_row_axes(Operation& op, const Operands& arrays, int dims) {
-    const Array& x = arrays.x;
-    const int first = x.ndim - dims;
-    for (int i = 0; i < x.ndim; ++i) {
-        const int64_t step = product(x.shape, i + 1, i < first ? first : x.ndim);
-        op.axes.push(arrays.axis(i, i < first ? step : 0, i < first ? 0 : step));
-    }
 }
 
 py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
@@ -227,12 +167,17 @@ py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
     const RowParameters p = describe_rows(check, spec, a, x, type, is_in_float, op);
     Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
-    if (x.size() == 0) return y.finish();
+    const bool return_stats = py::bool_(py::reinterpret_borrow<py::object>(a.return_stats));
+    const int leading = x.ndim - p.dims;
+    const int64_t rows = product(x.shape, 0, leading), cols = product(x.shape, leading, x.ndim);
     const Operands arrays{x, y.view, r};
     arrays.describe(op, type);
     push_row_axes(op, arrays, p.dims);
-    run(op, x.size());
-    return y.finish();
+    Statistics statistics(return_stats ? rows : 0);
+    if (return_stats) op.moments = statistics.moments();
+    if (x.size() > 0) run(op, x.size());
+    if (!return_stats) return y.finish();
+    return with_statistics(y.finish(), op, type, {x.shape, x.shape + leading}, cols, 0);
 }
 
 // ---- the norm of a sum, and the sum
@@ -276,20 +221,20 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
 
 py::object add_layer_norm(const py::handle* a) {
     const py::none none;
-    return add_norm(Arguments("add_layer_norm"), kLayer, {a[0], a[2], a[3], a[4], a[5], a[1], none, none, a[6]});
+    return add_norm(Arguments("add_layer_norm"), kLayer, {a[0], a[2], a[3], a[4], a[5], a[1], none, none, a[6], none});
 }
 
 py::object add_rms_norm(const py::handle* a) {
     const py::none none;
-    return add_norm(Arguments("add_rms_norm"), kRms, {a[0], a[2], a[3], none, a[4], a[1], none, none, a[5]});
+    return add_norm(Arguments("add_rms_norm"), kRms, {a[0], a[2], a[3], none, a[4], a[1], none, none, a[5], none});
 }
 
 py::object layer_norm(const py::handle* a) {
-    return row_norm(Arguments("layer_norm"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]});
+    return row_norm(Arguments("layer_norm"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]});
 }
 
 py::object rms_norm(const py::handle* a) {
-    return row_norm(Arguments("rms_norm"), kRms, {a[0], a[1], a[2], py::none(), a[3], a[4], a[5], a[6], a[7]});
+    return row_norm(Arguments("rms_norm"), kRms, {a[0], a[1], a[2], py::none(), a[3], a[4], a[5], a[6], a[7], a[8]});
 }
 
 // ---- moments
@@ -452,41 +397,18 @@ py::object set_threads(const py::handle* a) {
     return py::none();
 }
 
-// A function of N positional arguments with CPython's own calling convention: pybind11's dispatch would cost as much as
-// the work on a small array.
-template <py::object (*Function)(const py::handle*), int N>
-PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
-    try {
-        if (n != N) throw py::type_error("expected " + std::to_string(N) + " arguments, got " + std::to_string(n));
-        py::handle handles[N];
-        for (int i = 0; i < N; ++i) handles[i] = arguments[i];
-        return Function(handles).release().ptr();
-    } catch (py::error_already_set& e) {
-        e.restore();
-    } catch (const py::builtin_exception& e) {
-        e.set_error();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& e) {
-        PyErr_SetString(PyExc_NotImplementedError, e.what());
-    }
-    return nullptr;
-}
-
-#define FUSEDNORM_FUNCTION(function, n, signature)                                                              \
-    {#function, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, n>)), METH_FASTCALL, \
-     #function signature "\n--\n\n"}
-
 PyMethodDef functions[] = {
-    FUSEDNORM_FUNCTION(batch_norm, 13,
+    FUSEDNORM_FUNCTION(batch_norm, 14,
                        "(x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, residual, "
-                       "activation, dtype, out, /)"),
-    FUSEDNORM_FUNCTION(instance_norm, 13,
+                       "activation, dtype, out, return_stats, /)"),
+    FUSEDNORM_FUNCTION(instance_norm, 14,
                        "(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, channel_axis, residual, "
-                       "activation, dtype, out, /)"),
-    FUSEDNORM_FUNCTION(group_norm, 10, "(x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out, /)"),
-    FUSEDNORM_FUNCTION(layer_norm, 9, "(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, /)"),
-    FUSEDNORM_FUNCTION(rms_norm, 8, "(x, normalized_shape, weight, eps, residual, activation, dtype, out, /)"),
+                       "activation, dtype, out, return_stats, /)"),
+    FUSEDNORM_FUNCTION(group_norm, 11,
+                       "(x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out, return_stats, /)"),
+    FUSEDNORM_FUNCTION(layer_norm, 10,
+                       "(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, return_stats, /)"),
+    FUSEDNORM_FUNCTION(rms_norm, 9, "(x, normalized_shape, weight, eps, residual, activation, dtype, out, return_stats, /)"),
     FUSEDNORM_FUNCTION(add_layer_norm, 7, "(x, residual, normalized_shape, weight, bias, eps, out, /)"),
     FUSEDNORM_FUNCTION(add_rms_norm, 6, "(x, residual, normalized_shape, weight, eps, out, /)"),
     FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
@@ -507,7 +429,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     } catch (const std::runtime_error& e) {
         throw py::import_error(e.what());
     }
-    if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
+    if (PyModule_AddFunctions(m.ptr(), functions) != 0 || PyModule_AddFunctions(m.ptr(), gradient_functions()) != 0)
+        throw py::error_already_set();
     m.def("get_num_threads", &get_num_threads);
     m.def("config", &config);
 }

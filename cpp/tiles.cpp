@@ -12,6 +12,8 @@ constexpr int64_t kAhead = 2048;
 // Values that go through double on their way: what a first-level cache holds beside x, r and y.
 constexpr int64_t kThroughValues = 1024;
 
+constexpr double kNoFloor = -std::numeric_limits<double>::infinity();
+
 int64_t width_index(Type t) {
     const int64_t bytes = size_of(t);
     return bytes == 1 ? 0 : bytes == 2 ? 1 : bytes == 4 ? 2 : 3;
@@ -57,8 +59,7 @@ Tiles::Way Tiles::way(const Coefficients& c) const {
     if (!c.wide) return Way::own;
     const bool is_short = op.activation == Activation::none || op.activation == Activation::relu;
     const bool alike = op.x_type == op.y_type && (!op.r || (op.r_type == op.y_type && !plan.write.pack_r));
-    if (!single && is_short && alike) return Way::fused;
-    return op.y_type == Type::f64 && !op.r && op.activation == Activation::none ? Way::f64 : Way::through;
+    return !single && is_short && alike ? Way::fused : Way::through;
 }
 
 NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t first, int64_t step) const {
@@ -113,10 +114,10 @@ void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Work
         through_double(p, t, w);
     } else if (how == Way::fused) {
         if (op.r) t.r = static_cast<const char*>(op.r) + p.at.r * size_of(op.r_type), t.r_ld = p.row.r;
-        t.floor = op.activation == Activation::relu ? 0 : -std::numeric_limits<double>::infinity();
+        t.floor = op.activation == Activation::relu ? 0 : kNoFloor;
         k.fused[type][op.r != nullptr][coefs](t);
     } else {
-        k.normalize[type][static_cast<int>(how == Way::own ? Precision::own : Precision::f64)][coefs](t);
+        k.normalize[type][coefs](t);
     }
     if (pack_y) k.copy[width_index(op.y_type)]({w.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
 }
@@ -130,8 +131,12 @@ void Tiles::through_double(const Piece& p, NormalizeTile t, const Workspace& w) 
         k.widen[static_cast<int>(Type::f32)]({t.bias, biases, t.rows, t.cols, t.affine_ld, 1, t.cols, 1});
         t.weight = weights, t.bias = biases, t.affine_ld = t.cols;
     }
-    t.y = values, t.y_ld = t.cols;
-    k.normalize[static_cast<int>(x_type)][static_cast<int>(Precision::f64)][static_cast<int>(plan.coefs)](t);
+    if (x_type != Type::f64) {
+        k.widen[static_cast<int>(x_type)]({t.x, values, t.rows, t.cols, t.x_ld, 1, t.cols, 1});
+        t.x = values, t.x_ld = t.cols;
+    }
+    t.y = values, t.y_ld = t.cols, t.floor = kNoFloor, t.stream = false;
+    k.fused[static_cast<int>(Type::f64)][0][static_cast<int>(plan.coefs)](t);
     if (op.r) add_residual(p, values, w);
     const auto activate = k.activate[static_cast<int>(op.activation)][op.y_type == Type::f64 ? 1 : 0];
     if (activate) activate(values, p.rows * p.cols);

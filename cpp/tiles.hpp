@@ -45,9 +45,8 @@ private:
     const Plan& plan;
     const Kernels& k;
 
-    // How a tile is computed: in float and stored so; in double and stored in double, or as x's type with a residual and
-    // relu; through double, in steps, for all else.
-    enum class Way { own, f64, fused, through };
+    // How a tile is computed: in float; in double, with a residual and relu, all of one type; in double, step by step.
+    enum class Way { own, fused, through };
     Way way(const Coefficients& c) const;
     NormalizeTile describe(const Piece& p, const Coefficients& c, int64_t first, int64_t step) const;
     void normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Workspace& w) const;

@@ -143,6 +143,19 @@ class Call:
             return fn.batch_norm(x, self.mean, self.var, training=from_x, **keywords)
         return fn.instance_norm(x, self.mean, self.var, use_input_stats=from_x, **keywords)
 
+    def backward(self, grad, x, **keywords):
+        """Return the gradients, as `run` returns the result."""
+        if self.norm in ROW_NORMS:
+            function = fn.layer_norm_backward if self.norm == "layer" else fn.rms_norm_backward
+            return function(grad, x, np.shape(x)[np.ndim(x) - self.dims :], self.weight, self.eps, **keywords)
+        keywords = {"weight": self.weight, "eps": self.eps, "channel_axis": self.channel_axis} | keywords
+        if self.norm == "group":
+            return fn.group_norm_backward(grad, x, self.num_groups, **keywords)
+        from_x = not self.norm.endswith("eval")
+        if self.norm.startswith("batch"):
+            return fn.batch_norm_backward(grad, x, self.mean, self.var, training=from_x, **keywords)
+        return fn.instance_norm_backward(grad, x, self.mean, self.var, use_input_stats=from_x, **keywords)
+
     def along_channels(self, values, ndim):
         """Return values (C,) in the form that broadcasts with x."""
         return np.reshape(values, [-1 if i == self.channel_axis % ndim else 1 for i in range(ndim)])

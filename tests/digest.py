@@ -18,12 +18,16 @@ def digest(*arrays):
 
 
 def calls(shape, layout, dtype):
-    """Yield the name and the result of every norm and of moments."""
+    """Yield the name and the result of every norm, of its gradients, and of moments."""
     rng = np.random.default_rng(sum(shape))
     x = cases.LAYOUTS[layout](cases.draw(rng, shape, dtype))
+    grad = rng.normal(0, 1, shape).astype(dtype)
     for norm in cases.NORMS:
         if not norm.startswith("instance") or len(shape) > 2:
-            yield norm, cases.make_call(norm, x, rng).run(x)
+            call = cases.make_call(norm, x, rng)
+            yield norm, call.run(x)
+            for name, value in zip(("x", "weight", "bias"), call.backward(grad, x), strict=False):
+                yield f"{norm}, gradient by {name}", value
     for axis in (None, 0, 1, -1):
         for name, value in zip(("mean", "var"), fn.moments(x, axis), strict=True):
             yield f"{name} over {axis}", value

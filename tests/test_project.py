@@ -16,15 +16,24 @@ STUB_FUNCTIONS = {node.name: node.args for node in STUB.body if isinstance(node,
 
 API = {
     "batch_norm": "x / running_mean=None running_var=None weight=None bias=None training=False momentum=0.1 eps=1e-05 "
-    "* channel_axis=1 residual=None activation=None dtype=None out=None",
-    "layer_norm": "x / normalized_shape weight=None bias=None eps=1e-05 * residual=None activation=None dtype=None out=None",
-    "rms_norm": "x / normalized_shape weight=None eps=None * residual=None activation=None dtype=None out=None",
+    "* channel_axis=1 residual=None activation=None dtype=None out=None return_stats=False",
+    "layer_norm": "x / normalized_shape weight=None bias=None eps=1e-05 "
+    "* residual=None activation=None dtype=None out=None return_stats=False",
+    "rms_norm": "x / normalized_shape weight=None eps=None "
+    "* residual=None activation=None dtype=None out=None return_stats=False",
     "group_norm": "x / num_groups weight=None bias=None eps=1e-05 "
-    "* channel_axis=1 residual=None activation=None dtype=None out=None",
+    "* channel_axis=1 residual=None activation=None dtype=None out=None return_stats=False",
     "instance_norm": "x / running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1 eps=1e-05 "
-    "* channel_axis=1 residual=None activation=None dtype=None out=None",
+    "* channel_axis=1 residual=None activation=None dtype=None out=None return_stats=False",
     "add_layer_norm": "x / residual normalized_shape weight=None bias=None eps=1e-05 * out=None",
     "add_rms_norm": "x / residual normalized_shape weight=None eps=None * out=None",
+    "batch_norm_backward": "grad x running_mean=None running_var=None weight=None training=False eps=1e-05 "
+    "* channel_axis=1 stats=None",
+    "layer_norm_backward": "grad x normalized_shape weight=None eps=1e-05 * stats=None",
+    "rms_norm_backward": "grad x normalized_shape weight=None eps=None * stats=None",
+    "group_norm_backward": "grad x num_groups weight=None eps=1e-05 * channel_axis=1 stats=None",
+    "instance_norm_backward": "grad x running_mean=None running_var=None weight=None use_input_stats=True eps=1e-05 "
+    "* channel_axis=1 stats=None",
     "moments": "x axis=None * ddof=0 keepdims=False dtype=None",
     "fuse_conv_bn_weights": "conv_w conv_b bn_rm bn_rv bn_eps bn_w bn_b transpose=False",
     "fuse_linear_bn_weights": "linear_w linear_b bn_rm bn_rv bn_eps bn_w bn_b",

@@ -4,6 +4,7 @@
 
 #include "copy.hpp"
 #include "epilogue.hpp"
+#include "gradients.hpp"
 #include "moments.hpp"
 #include "normalize.hpp"
 #include "sums.hpp"
@@ -16,9 +17,17 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
 #define FUSEDNORM_MODES(In, Out, A, E) \
     {normalize_by_rows<In, Out, A, E>, normalize_by_cols<In, Out, A, E>, normalize_by_both<In, Out, A, E>}
 #define FUSEDNORM_FUSED(T) {FUSEDNORM_MODES(T, T, double, Floor), FUSEDNORM_MODES(T, T, double, ResidualFloor<T>)}
-#define FUSEDNORM_TO_OWN(In, Out) {FUSEDNORM_MODES(In, Out, float, Plain), FUSEDNORM_MODES(In, double, double, Plain)}
-#define FUSEDNORM_TO_DOUBLE(In) {{nullptr, nullptr, nullptr}, FUSEDNORM_MODES(In, double, double, Plain)}
+#define FUSEDNORM_IN_FLOAT(In, Out) FUSEDNORM_MODES(In, Out, float, Plain)
+#define FUSEDNORM_NONE {nullptr, nullptr, nullptr}
 #define FUSEDNORM_ACTIVATE(name) {activate_all<Activation::name, float>, activate_all<Activation::name, double>}
+#define FUSEDNORM_FLOATS(function) {function<float>, function<double>, function<f16>, function<bf16>}
+#define FUSEDNORM_GRADIENT(T, A)                                         \
+    {                                                                    \
+        {gradient_by_rows<T, A, false>, gradient_by_rows<T, A, true>}, { \
+            gradient_by_cols<T, A, false>, gradient_by_cols<T, A, true>  \
+        }                                                                \
+    }
+#define FUSEDNORM_GRADIENTS(T) {FUSEDNORM_GRADIENT(T, float), FUSEDNORM_GRADIENT(T, double)}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 
 extern const Kernels table;
@@ -33,9 +42,8 @@ const Kernels table = {
     merge,
     pool,
     {coefficients<float>, coefficients<double>},
-    {FUSEDNORM_TO_OWN(float, float), FUSEDNORM_TO_DOUBLE(double), FUSEDNORM_TO_OWN(f16, f16), FUSEDNORM_TO_OWN(bf16, bf16),
-     FUSEDNORM_TO_OWN(uint8_t, float), FUSEDNORM_TO_DOUBLE(int8_t), FUSEDNORM_TO_DOUBLE(uint16_t),
-     FUSEDNORM_TO_DOUBLE(int16_t)},
+    {FUSEDNORM_IN_FLOAT(float, float), FUSEDNORM_NONE, FUSEDNORM_IN_FLOAT(f16, f16), FUSEDNORM_IN_FLOAT(bf16, bf16),
+     FUSEDNORM_IN_FLOAT(uint8_t, float), FUSEDNORM_NONE, FUSEDNORM_NONE, FUSEDNORM_NONE},
     {FUSEDNORM_FUSED(float), FUSEDNORM_FUSED(double), FUSEDNORM_FUSED(f16), FUSEDNORM_FUSED(bf16)},
     {add<float>, add<double>, add<f16>, add<bf16>},
     {{nullptr, nullptr},
@@ -52,6 +60,14 @@ const Kernels table = {
      {sum<double, double>, sum<double, double>},
      {sum<f16, f16>, sum<f16, double>},
      {sum<bf16, bf16>, sum<bf16, double>}},
+    FUSEDNORM_FLOATS(gradient_sums_rows),
+    FUSEDNORM_FLOATS(gradient_sums_cols),
+    {FUSEDNORM_GRADIENTS(float), {{}, FUSEDNORM_GRADIENT(double, double)}, FUSEDNORM_GRADIENTS(f16), FUSEDNORM_GRADIENTS(bf16)},
+    FUSEDNORM_FLOATS(row_gradient_sums),
+    {{row_gradients<float, float>, row_gradients<float, double>},
+     {nullptr, row_gradients<double, double>},
+     {row_gradients<f16, float>, row_gradients<f16, double>},
+     {row_gradients<bf16, float>, row_gradients<bf16, double>}},
     {FUSEDNORM_WIDEN(float), FUSEDNORM_WIDEN(double), FUSEDNORM_WIDEN(f16), FUSEDNORM_WIDEN(bf16), FUSEDNORM_WIDEN(uint8_t),
      FUSEDNORM_WIDEN(int8_t), FUSEDNORM_WIDEN(uint16_t), FUSEDNORM_WIDEN(int16_t), FUSEDNORM_WIDEN(bool),
      FUSEDNORM_WIDEN(uint32_t), FUSEDNORM_WIDEN(int32_t), FUSEDNORM_WIDEN(uint64_t), FUSEDNORM_WIDEN(int64_t)},

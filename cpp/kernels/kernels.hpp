@@ -115,8 +115,53 @@ struct CopyTile {
     int64_t rows, cols, x_ld, x_step, y_ld, y_step;
 };
 
-// Where normalize puts its results: own: in the type of x (float for small integers), computed in float. f64: in double.
-enum class Precision : int { own, f64 };
+// x, grad and grad_x lie alike. Adds each row's sums of grad and of grad * (x - center) to plain and product, sums_ld from
+// row to row (0: rows are pooled), where its center is too.
+struct GradientRowsTile {
+    const void *grad, *x;
+    int64_t rows, ld, cols;
+    const double* center;
+    double *plain, *product;
+    int64_t sums_ld;
+};
+
+// The same for columns. scratch: cols_scratch(cols) doubles.
+struct GradientColsTile {
+    const void *grad, *x;
+    int64_t rows, ld, cols;
+    const double* center;
+    double *plain, *product, *scratch;
+};
+
+// y(rows, cols) = grad * factor + (x - center) * slope + offset; or grad * factor.
+struct GradientTile {
+    const void *grad, *x;
+    void* y;
+    int64_t rows, cols, ld;
+    const void *factor, *center, *slope, *offset;
+    int64_t coef_ld;  // by rows: step from one row's coefficients to the next
+    int64_t ahead;    // grad and x are asked for so many bytes ahead
+    bool stream;
+};
+
+// Rows are statistics: each row's sums of grad * weight and grad * weight * (x - center).
+struct RowSumsTile {
+    const void *grad, *x;
+    int64_t rows, ld, cols;
+    const double *center, *weight;
+    double *plain, *product;
+};
+
+// With xhat = (x - center) * scale + shift: y = grad * weight * scale + xhat * slope + offset, and grad_weight and grad_bias
+// take in each column's grad * xhat and grad.
+struct RowGradientTile {
+    const void *grad, *x;
+    void* y;
+    int64_t rows, ld, cols;
+    const void *center, *scale, *shift, *slope, *offset, *weight;
+    double *grad_weight, *grad_bias;
+    bool stream;
+};
 
 struct Kernels {
     const char* isa;
@@ -130,8 +175,8 @@ struct Kernels {
     void (*pool)(Moments in, double count, int64_t per, Moments out, int64_t n);
     // [float or double]: true when the numbers fit the arithmetic.
     bool (*coefficients[2])(const CoefficientsJob&);
-    // [type of x][Precision][Coefs]; null where the type has no own arithmetic.
-    void (*normalize[kReadTypes][2][3])(const NormalizeTile&);
+    // [type of x][Coefs]: computed in float, y of the type of x, float for u8; null for the types that have none.
+    void (*normalize[kReadTypes][3])(const NormalizeTile&);
     // [type of x, r and y][with r][Coefs]: computed in double, rounded once.
     void (*fused[kFloatTypes][2][3])(const NormalizeTile&);
     void (*add[kFloatTypes])(const AddTile&);
@@ -140,6 +185,12 @@ struct Kernels {
     void (*finish[kFloatTypes])(const FinishTile&);
     // [type of x and s][r: of that type, or double]
     void (*sum[kFloatTypes][2])(const SumTile&);
+    void (*gradient_sums_rows[kFloatTypes])(const GradientRowsTile&);
+    void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
+    // [type][Precision][by rows or by columns][whether grad_x depends on x]. Precision is that of the arithmetic.
+    void (*gradient[kFloatTypes][2][2][2])(const GradientTile&);
+    void (*row_gradient_sums[kFloatTypes])(const RowSumsTile&);
+    void (*row_gradients[kFloatTypes][2])(const RowGradientTile&);
     // To double.
     void (*widen[kTypes])(const CopyTile&);
     // Values of 1, 2, 4 and 8 bytes, as they are.

@@ -139,11 +139,10 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
     }
 }
 
-// Not inlined: the folded columns below would repeat it. In double, only what is stored so is a result of its own.
+// Not inlined: the folded columns below would repeat it.
 template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
-    constexpr bool kIsResult = !std::is_same_v<Out, double> || std::is_same_v<In, double>;
-    if (kIsResult && t.stream && t.cols >= kStreamCols) {
+    if (t.stream && t.cols >= kStreamCols) {
         normalize_rows<true, In, Out, A>(t, coefs, E(t));
         stream_fence();
     } else {

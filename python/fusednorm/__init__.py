@@ -14,6 +14,13 @@ from fusednorm.functional import (
     rms_norm,
 )
 from fusednorm.fuse import fuse_conv_bn_weights, fuse_linear_bn_weights
+from fusednorm.gradients import (
+    batch_norm_backward,
+    group_norm_backward,
+    instance_norm_backward,
+    layer_norm_backward,
+    rms_norm_backward,
+)
 from fusednorm.interop import from_torch, layers_from_torch
 from fusednorm.layers import (
     BatchNorm1d,
@@ -44,17 +51,22 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "batch_norm",
+    "batch_norm_backward",
     "from_state",
     "from_torch",
     "fuse_conv_bn_weights",
     "fuse_linear_bn_weights",
     "get_num_threads",
     "group_norm",
+    "group_norm_backward",
     "instance_norm",
+    "instance_norm_backward",
     "layer_norm",
+    "layer_norm_backward",
     "layers_from_torch",
     "moments",
     "rms_norm",
+    "rms_norm_backward",
     "set_num_threads",
     "show_config",
 ]

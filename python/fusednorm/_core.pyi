@@ -14,6 +14,7 @@ def batch_norm(
     activation: object,
     dtype: object,
     out: object,
+    return_stats: object,
     /,
 ) -> Any: ...
 def instance_norm(
@@ -30,6 +31,7 @@ def instance_norm(
     activation: object,
     dtype: object,
     out: object,
+    return_stats: object,
     /,
 ) -> Any: ...
 def group_norm(
@@ -43,6 +45,7 @@ def group_norm(
     activation: object,
     dtype: object,
     out: object,
+    return_stats: object,
     /,
 ) -> Any: ...
 def layer_norm(
@@ -55,6 +58,7 @@ def layer_norm(
     activation: object,
     dtype: object,
     out: object,
+    return_stats: object,
     /,
 ) -> Any: ...
 def rms_norm(
@@ -66,6 +70,7 @@ def rms_norm(
     activation: object,
     dtype: object,
     out: object,
+    return_stats: object,
     /,
 ) -> Any: ...
 def add_layer_norm(
@@ -74,6 +79,58 @@ def add_layer_norm(
 def add_rms_norm(
     x: object, residual: object, normalized_shape: object, weight: object, eps: object, out: object, /
 ) -> tuple[Any, Any]: ...
+def batch_norm_backward(
+    grad: object,
+    x: object,
+    running_mean: object,
+    running_var: object,
+    weight: object,
+    training: object,
+    eps: object,
+    channel_axis: object,
+    stats: object,
+    /,
+) -> tuple[Any, ...]: ...
+def instance_norm_backward(
+    grad: object,
+    x: object,
+    running_mean: object,
+    running_var: object,
+    weight: object,
+    use_input_stats: object,
+    eps: object,
+    channel_axis: object,
+    stats: object,
+    /,
+) -> tuple[Any, ...]: ...
+def group_norm_backward(
+    grad: object,
+    x: object,
+    num_groups: object,
+    weight: object,
+    eps: object,
+    channel_axis: object,
+    stats: object,
+    /,
+) -> tuple[Any, ...]: ...
+def layer_norm_backward(
+    grad: object,
+    x: object,
+    normalized_shape: object,
+    weight: object,
+    eps: object,
+    stats: object,
+    /,
+) -> tuple[Any, ...]: ...
+def rms_norm_backward(
+    grad: object,
+    x: object,
+    normalized_shape: object,
+    weight: object,
+    eps: object,
+    stats: object,
+    /,
+) -> tuple[Any, ...]: ...
 def moments(x: object, axis: object, ddof: object, keepdims: object, dtype: object, /) -> tuple[Any, Any]: ...
 def pooled(function: object, x: object, channel_axis: object, /) -> Any: ...
 def merge(into: object, other: object, /) -> None: ...

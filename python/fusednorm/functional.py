@@ -5,7 +5,7 @@ reads, in any memory layout, and return a ``numpy.ndarray`` in the memory order 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
@@ -21,6 +21,7 @@ class Moments(NamedTuple):
     var: Array
 
 
+@overload
 def batch_norm(
     x: ArrayLike,
     /,
@@ -37,7 +38,45 @@ def batch_norm(
     activation: str | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
-) -> Array:
+    return_stats: Literal[False] = False,
+) -> Array: ...
+@overload
+def batch_norm(
+    x: ArrayLike,
+    /,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[Array, Array, Array]: ...
+def batch_norm(
+    x: ArrayLike,
+    /,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool = False,
+) -> Array | tuple[Array, Array, Array]:
     r"""Normalize each channel by its mean and variance.
 
     .. math::
@@ -77,10 +116,14 @@ def batch_norm(
     out
         Where the result goes: of x's shape and the result's dtype, in any memory layout. May be `x` or `residual`.
 
+    return_stats
+        Whether the result is ``(y, mean, rstd)``, as `batch_norm_backward` takes the last two: the statistics that `x` was
+        normalized by, rstd being ``1 / sqrt(var + eps)``, of shape ``(C,)``; float32, float64 where the result is.
+
     Returns
     -------
     numpy.ndarray
-        Of x's shape, in x's memory order; or `out`.
+        Of x's shape, in x's memory order; or `out`. A tuple with `return_stats`.
 
     Raises
     ------
@@ -102,12 +145,26 @@ def batch_norm(
     array([[-1., -1.],
            [ 1.,  1.]], dtype=float32)
     """
-    result: Array = _core.batch_norm(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, channel_axis, residual, activation, dtype, out
+    result: Array | tuple[Array, Array, Array] = _core.batch_norm(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        channel_axis,
+        residual,
+        activation,
+        dtype,
+        out,
+        return_stats,
     )
     return result
 
 
+@overload
 def instance_norm(
     x: ArrayLike,
     /,
@@ -124,7 +181,45 @@ def instance_norm(
     activation: str | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
-) -> Array:
+    return_stats: Literal[False] = False,
+) -> Array: ...
+@overload
+def instance_norm(
+    x: ArrayLike,
+    /,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[Array, Array, Array]: ...
+def instance_norm(
+    x: ArrayLike,
+    /,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool = False,
+) -> Array | tuple[Array, Array, Array]:
     r"""Normalize each channel of each sample by its own mean and variance.
 
     .. math::
@@ -142,11 +237,13 @@ def instance_norm(
         Whether the statistics are those of `x`.
     weight, bias, momentum, eps, channel_axis, residual, activation, dtype, out
         As for `batch_norm`.
+    return_stats
+        Whether the result is ``(y, mean, rstd)``, as for `batch_norm`; ``(N, C)``; without N for one sample.
 
     Returns
     -------
     numpy.ndarray
-        Of x's shape, in x's memory order; or `out`.
+        Of x's shape, in x's memory order; or `out`. A tuple with `return_stats`.
 
     Raises
     ------
@@ -166,7 +263,7 @@ def instance_norm(
     array([[[-0.75592895,  0.75592895],
             [ 0.        ,  0.        ]]])
     """
-    result: Array = _core.instance_norm(
+    result: Array | tuple[Array, Array, Array] = _core.instance_norm(
         x,
         running_mean,
         running_var,
@@ -180,10 +277,12 @@ def instance_norm(
         activation,
         dtype,
         out,
+        return_stats,
     )
     return result
 
 
+@overload
 def group_norm(
     x: ArrayLike,
     /,
@@ -197,7 +296,39 @@ def group_norm(
     activation: str | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
-) -> Array:
+    return_stats: Literal[False] = False,
+) -> Array: ...
+@overload
+def group_norm(
+    x: ArrayLike,
+    /,
+    num_groups: SupportsIndex,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[Array, Array, Array]: ...
+def group_norm(
+    x: ArrayLike,
+    /,
+    num_groups: SupportsIndex,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool = False,
+) -> Array | tuple[Array, Array, Array]:
     r"""Normalize each group of neighbouring channels of each sample by its own mean and variance.
 
     .. math::
@@ -212,11 +343,13 @@ def group_norm(
         A divisor of the number of channels.
     weight, bias, eps, channel_axis, residual, activation, dtype, out
         As for `batch_norm`.
+    return_stats
+        Whether the result is ``(y, mean, rstd)``, as for `batch_norm`; ``(N, num_groups)``; without N for one sample.
 
     Returns
     -------
     numpy.ndarray
-        Of x's shape, in x's memory order; or `out`.
+        Of x's shape, in x's memory order; or `out`. A tuple with `return_stats`.
 
     Raises
     ------
@@ -235,10 +368,13 @@ def group_norm(
     >>> fn.group_norm(np.array([[1.0, 3.0, 10.0, 30.0]]), 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    result: Array = _core.group_norm(x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out)
+    result: Array | tuple[Array, Array, Array] = _core.group_norm(
+        x, num_groups, weight, bias, eps, channel_axis, residual, activation, dtype, out, return_stats
+    )
     return result
 
 
+@overload
 def layer_norm(
     x: ArrayLike,
     /,
@@ -251,7 +387,37 @@ def layer_norm(
     activation: str | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
-) -> Array:
+    return_stats: Literal[False] = False,
+) -> Array: ...
+@overload
+def layer_norm(
+    x: ArrayLike,
+    /,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[Array, Array, Array]: ...
+def layer_norm(
+    x: ArrayLike,
+    /,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool = False,
+) -> Array | tuple[Array, Array, Array]:
     r"""Normalize the trailing dimensions by their mean and variance.
 
     .. math:: y = \frac{x - \mathrm{mean}}{\sqrt{\mathrm{var} + \mathrm{eps}}} \cdot \mathrm{weight} + \mathrm{bias}
@@ -266,11 +432,13 @@ def layer_norm(
         Of that shape, any float dtype.
     eps, residual, activation, dtype, out
         As for `batch_norm`.
+    return_stats
+        Whether the result is ``(y, mean, rstd)``, as for `batch_norm`; of the leading dimensions' shape.
 
     Returns
     -------
     numpy.ndarray
-        Of x's shape, in x's memory order; or `out`.
+        Of x's shape, in x's memory order; or `out`. A tuple with `return_stats`.
 
     Raises
     ------
@@ -290,10 +458,13 @@ def layer_norm(
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    result: Array = _core.layer_norm(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out)
+    result: Array | tuple[Array, Array, Array] = _core.layer_norm(
+        x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, return_stats
+    )
     return result
 
 
+@overload
 def rms_norm(
     x: ArrayLike,
     /,
@@ -305,7 +476,35 @@ def rms_norm(
     activation: str | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
-) -> Array:
+    return_stats: Literal[False] = False,
+) -> Array: ...
+@overload
+def rms_norm(
+    x: ArrayLike,
+    /,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+    *,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[Array, Array | None, Array]: ...
+def rms_norm(
+    x: ArrayLike,
+    /,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+    *,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool = False,
+) -> Array | tuple[Array, Array | None, Array]:
     r"""Divide the trailing dimensions by their root mean square.
 
     .. math:: y = \frac{x}{\sqrt{\mathrm{mean}(x^2) + \mathrm{eps}}} \cdot \mathrm{weight}
@@ -322,11 +521,13 @@ def rms_norm(
         None: the machine epsilon of the arithmetic, float32's unless the result is float64.
     residual, activation, dtype, out
         As for `batch_norm`.
+    return_stats
+        Whether the result is ``(y, mean, rstd)``, as for `batch_norm`; of the leading dimensions' shape; the mean is None.
 
     Returns
     -------
     numpy.ndarray
-        Of x's shape, in x's memory order; or `out`.
+        Of x's shape, in x's memory order; or `out`. A tuple with `return_stats`.
 
     Raises
     ------
@@ -345,7 +546,9 @@ def rms_norm(
     >>> fn.rms_norm(np.array([[3.0, -3.0]]), 2, eps=0)
     array([[ 1., -1.]])
     """
-    result: Array = _core.rms_norm(x, normalized_shape, weight, eps, residual, activation, dtype, out)
+    result: Array | tuple[Array, Array | None, Array] = _core.rms_norm(
+        x, normalized_shape, weight, eps, residual, activation, dtype, out, return_stats
+    )
     return result
 
 

@@ -152,13 +152,14 @@ class SyncBatchNorm:
         settings |= {"eps": self.eps, "out": out, "weight": self.weight, "bias": self.bias}
         if not self.training:
             mean, var = self.running_mean, self.running_var
-            return batch_norm(x, mean, var, training=not self.track_running_stats, **settings)
+            served: Array = batch_norm(x, mean, var, training=not self.track_running_stats, **settings)
+            return served
         total = self._gathered(x)
         count = total.count
         assert isinstance(count, int)
         if count == 1:
             raise ValueError("SyncBatchNorm: x: expected more than one value per channel when training, got 1 on all ranks")
-        y = batch_norm(x, *((total.mean, total.var()) if count else (np.zeros(self.num_features),) * 2), **settings)
+        y: Array = batch_norm(x, *((total.mean, total.var()) if count else (np.zeros(self.num_features),) * 2), **settings)
         if count:
             self._track(total)
         return y

@@ -4,13 +4,12 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm import functional
 from fusednorm.arrays import Array, float_dtype, is_float, parameter_array
 from fusednorm.layers.state import read_state
 
@@ -36,7 +35,7 @@ class Layer(ABC):
 
     _names: ClassVar[tuple[str, ...]]  # of the arrays, in the order of torch's state_dict
 
-    eps: float | None
+    eps: Any  # a float; RMSNorm's may be None
     activation: str | None
     training: bool
     weight: Array | None
@@ -201,8 +200,3 @@ def _renew_locks() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
-
-
-def gradient(name: str) -> Callable[..., tuple[Array, ...]]:
-    """Return a gradient function of `fusednorm.functional`."""
-    return cast(Callable[..., tuple[Array, ...]], getattr(functional, name))

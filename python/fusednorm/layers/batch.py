@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fusednorm import _core
+from fusednorm import _core, gradients
 from fusednorm.arrays import Array, as_array
-from fusednorm.layers.base import gradient
 from fusednorm.layers.running import RunningNorm
 
 
@@ -94,6 +93,7 @@ class BatchNorm(RunningNorm):
                 self.activation,
                 None,
                 out,
+                False,
             )
         except ValueError as error:
             raise self._explain(x, error) from None
@@ -125,6 +125,7 @@ class BatchNorm(RunningNorm):
             self.activation,
             None,
             out,
+            False,
         )
         return result
 
@@ -133,7 +134,7 @@ class BatchNorm(RunningNorm):
         mean, var = self.running_mean, self.running_var
         by_batch = self.training or (mean is None and var is None)
         statistics = (None, None) if by_batch else (mean, var)
-        return gradient("batch_norm_backward")(
+        return gradients.batch_norm_backward(
             grad, x, *statistics, self.weight, by_batch, self.eps, channel_axis=self.channel_axis
         )
 

@@ -7,9 +7,9 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm import _core
+from fusednorm import _core, gradients
 from fusednorm.arrays import Array, as_array
-from fusednorm.layers.base import Layer, gradient
+from fusednorm.layers.base import Layer
 
 
 class RowNorm(Layer):
@@ -79,6 +79,7 @@ class LayerNorm(RowNorm):
     """
 
     _names = ("weight", "bias")
+    eps: float
     bias: Array | None
 
     def __init__(
@@ -98,7 +99,7 @@ class LayerNorm(RowNorm):
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
         try:
             result: Array = _core.layer_norm(
-                x, self.normalized_shape, self.weight, self.bias, self.eps, residual, self.activation, None, out
+                x, self.normalized_shape, self.weight, self.bias, self.eps, residual, self.activation, None, out, False
             )
         except ValueError as error:
             raise self._explain(x, error) from None
@@ -106,7 +107,7 @@ class LayerNorm(RowNorm):
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.layer_norm_backward`."""
-        return gradient("layer_norm_backward")(grad, x, self.normalized_shape, self.weight, self.eps)
+        return gradients.layer_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of `repr`."""
@@ -140,6 +141,7 @@ class RMSNorm(RowNorm):
     """
 
     _names = ("weight",)
+    eps: float | None
 
     def __init__(
         self,
@@ -156,7 +158,7 @@ class RMSNorm(RowNorm):
         """Return ``activation(norm(x) * weight + residual)``, in `out` if it is given."""
         try:
             result: Array = _core.rms_norm(
-                x, self.normalized_shape, self.weight, self.eps, residual, self.activation, None, out
+                x, self.normalized_shape, self.weight, self.eps, residual, self.activation, None, out, False
             )
         except ValueError as error:
             raise self._explain(x, error) from None
@@ -164,7 +166,7 @@ class RMSNorm(RowNorm):
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight)`` of the norm alone: see `fusednorm.rms_norm_backward`."""
-        return gradient("rms_norm_backward")(grad, x, self.normalized_shape, self.weight, self.eps)
+        return gradients.rms_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of `repr`."""
@@ -212,6 +214,7 @@ class GroupNorm(Layer):
     """
 
     _names = ("weight", "bias")
+    eps: float
     bias: Array | None
 
     def __init__(
@@ -241,7 +244,7 @@ class GroupNorm(Layer):
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
         array, axis = self._read(x), self.channel_axis
         result: Array = _core.group_norm(
-            array, self.num_groups, self.weight, self.bias, self.eps, axis, residual, self.activation, None, out
+            array, self.num_groups, self.weight, self.bias, self.eps, axis, residual, self.activation, None, out, False
         )
         return result
 
@@ -254,7 +257,7 @@ class GroupNorm(Layer):
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.group_norm_backward`."""
-        return gradient("group_norm_backward")(grad, x, self.num_groups, self.weight, self.eps, channel_axis=self.channel_axis)
+        return gradients.group_norm_backward(grad, x, self.num_groups, self.weight, self.eps, channel_axis=self.channel_axis)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of `repr`."""

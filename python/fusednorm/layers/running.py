@@ -20,6 +20,7 @@ class RunningNorm(Layer):
     _names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     _dims: ClassVar[tuple[int, ...]] = ()  # how many spatial dimensions; none: any number
 
+    eps: float
     bias: Array | None
     running_mean: Array | None
     running_var: Array | None

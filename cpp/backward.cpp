@@ -1,0 +1,306 @@
+// The gradients of every norm, in forward's two schedules. With xhat = (x - mean) * rstd and g = grad * weight:
+//   grad_x = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over a statistic's values; constant statistics: rstd * g;
+//   grad_weight = sum(grad * xhat), grad_bias = sum(grad), over a channel's values.
+// Sums have the blocks, segments and order of the moments: no bit depends on the number of threads.
+#include "backward.hpp"
+
+#include <cmath>
+
+#include "backward_rows.hpp"
+#include "dispatch.hpp"
+#include "plan.hpp"
+#include "schedule.hpp"
+#include "threads.hpp"
+#include "tiles.hpp"
+#include "unit_moments.hpp"
+
+namespace fusednorm {
+namespace {
+
+// What one unit's channels have, `channels` numbers each, and its statistics.
+struct Numbers {
+    double *plain, *product;  // sums of grad and of grad * (x - center)
+    double *center, *factor, *slope, *offset;
+    double *low, *rstd;
+    float* narrow;  // center, factor, slope and offset
+    double* wide;   // 1: these are not used
+
+    static int64_t doubles(int64_t channels) { return 10 * channels + 1; }
+    Numbers(double* memory, int64_t n)
+        : plain(memory),
+          product(plain + n),
+          center(product + n),
+          factor(center + n),
+          slope(factor + n),
+          offset(slope + n),
+          low(offset + n),
+          rstd(low + n),
+          narrow(reinterpret_cast<float*>(rstd + n)),
+          wide(rstd + 3 * n) {}
+};
+
+// Where statistics belong to channels, or to channels of a sample.
+class ChannelGradients {
+public:
+    ChannelGradients(const GradientOperation& operation, const Plan& plan_)
+        : gradient(operation),
+          op(operation.of),
+          plan(plan_),
+          k(kernels()),
+          tiles(op, plan, k),
+          found(op, plan, k, tiles),
+          type(static_cast<int>(op.x_type)),
+          down(plan.direction == Direction::down),
+          units(plan.units.size()),
+          n(found.columns()),
+          channels(n) {
+        const int64_t values = units * plan.write.rows.size() * plan.write.cols.size;
+        threads = values < kSerialFound ? 1 : get_num_threads();
+        stream = values * size_of(op.y_type) >= stream_bytes();
+        unit_values = values / units;
+        for (int i = 0; !down && i < plan.write.rows.n; ++i)
+            if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
+        // As in forward: what the next unit's sums will read is asked for, while grad_x is written.
+        ahead = down || plan.units.n == 0 ? tiles.ahead : threads * plan.units.last().x * size_of(op.x_type);
+    }
+
+    void run() {
+        // Each unit's share in its channels' gradients, added up in the order of the units.
+        Buffer<double> shares(2 * units * channels);
+        if (are_enough(units, threads)) {
+            per_statistic(shares.at(0));
+        } else {
+            pooled(shares.at(0));
+        }
+        for (int64_t unit = 0; unit < units; ++unit) {
+            const int64_t first = place(plan.units, plan.origin, unit).affine;
+            const double *to_weight = shares.at(2 * unit * channels), *to_bias = to_weight + channels;
+            for (int64_t c = 0; c < channels; ++c)
+                gradient.grad_weight[first + c] += to_weight[c], gradient.grad_bias[first + c] += to_bias[c];
+        }
+    }
+
+private:
+    const GradientOperation& gradient;
+    const Operation& op;
+    const Plan& plan;
+    const Kernels& k;
+    Tiles tiles;
+    UnitMoments found;
+    int type;
+    bool down, stream;
+    int threads;
+    int64_t units, n, channels, unit_values, ahead;
+
+    // ---- memory of the threads
+
+    int64_t doubles_each() const { return 12 * n + (down ? cols_scratch(n) : 0); }
+
+    Workspace workspace(Buffer<double>& memory, int slot) const {
+        Workspace w{};
+        double* d = memory.at(doubles_each() * slot);
+        for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, n), d += 3 * n;
+        w.scratch = d;
+        return w;
+    }
+
+    // ---- the steps
+
+    // What the sums subtract from x while the mean is not known, so that x is read once for moments and sums: each channel's
+    // first value. As with the moments' own blocks, the correction costs no more than a few bits. Kept in `offset`.
+    void set_origins(const Offsets& unit, Numbers& to) const {
+        const int64_t per = channels / plan.stats();
+        if (gradient.rstd) {
+            for (int64_t c = 0; c < channels; ++c) to.offset[c] = gradient.mean[unit.stat + c / per];
+            return;
+        }
+        int64_t step = plan.read.cols.x;
+        for (int i = 0; !down && i < plan.read.rows.n; ++i)
+            if (plan.read.rows[i].affine != 0) step = plan.read.rows[i].x;
+        k.widen[type]({at(op.x, unit.x, op.x_type), to.offset, 1, channels, 0, step, 0, 1});
+        for (int64_t c = 0; c < channels; ++c)
+            if (!std::isfinite(to.offset[c])) to.offset[c] = 0;
+    }
+
+    // Statistics come from the moments found, or were given.
+    void set_statistics(const Offsets& unit, Moments m, Numbers& to) const {
+        const int64_t stats = plan.stats(), per = channels / stats;
+        for (int64_t s = 0; s < stats; ++s) {
+            to.low[s] = gradient.rstd ? 0 : m.low[s];
+            to.rstd[s] = gradient.rstd ? gradient.rstd[unit.stat + s]
+                                       : 1 / std::sqrt(m.m2[s] / static_cast<double>(plan.count()) + op.eps);
+            std::fill_n(to.center + s * per, per, gradient.rstd ? gradient.mean[unit.stat + s] : m.mean[s]);
+        }
+    }
+
+    void sum_segment(const Offsets& unit, int64_t segment, const double* center, double* plain, double* product,
+                     const Workspace& w) const {
+        std::fill_n(plain, channels, 0.0), std::fill_n(product, channels, 0.0);
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
+        walk(plan.read, unit, begin, end, [&](const Piece& p) {
+            const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
+            if (down) {
+                k.gradient_sums_cols[type]({grad, x, p.rows, p.row.x, p.cols, center, plain, product, w.scratch});
+            } else {
+                const int64_t c = p.at.affine - unit.affine;
+                k.gradient_sums_rows[type](
+                    {grad, x, p.rows, p.row.x, p.cols, center + c, plain + c, product + c, p.row.affine});
+            }
+        });
+    }
+
+    void add(double* to, const double* from, int64_t size) const {
+        for (int64_t i = 0; i < size; ++i) to[i] += from[i];
+    }
+
+    // From the sums to what grad_x is made of, and to the unit's share in the gradients of weight and bias.
+    void close(const Offsets& unit, Numbers& u, double* share) const {
+        const int64_t stats = plan.stats(), per = channels / stats;
+        const double count = static_cast<double>(plan.count());
+        const double* weight = static_cast<const double*>(op.weight) + unit.affine;
+        for (int64_t s = 0; s < stats; ++s) {
+            const double rstd = u.rstd[s], low = u.low[s];
+            double plain = 0, product = 0;
+            for (int64_t c = s * per; c < (s + 1) * per; ++c) {
+                u.product[c] -= ((u.center[c] - u.offset[c]) + low) * u.plain[c];
+                plain += weight[c] * u.plain[c], product += weight[c] * u.product[c];
+                u.factor[c] = weight[c] * rstd;
+                share[c] = u.product[c] * rstd, share[channels + c] = u.plain[c];
+            }
+            const double slope = -(product * rstd / count * rstd) * rstd;
+            std::fill_n(u.slope + s * per, per, slope);
+            std::fill_n(u.offset + s * per, per, -(plain * rstd / count) - low * slope);
+        }
+        *u.wide = op.x_type == Type::f64 || !narrow(u);
+    }
+
+    // What rounding the center loses comes back in the offset.
+    bool narrow(Numbers& u) const {
+        bool fits = true;
+        for (int64_t c = 0; c < channels; ++c) {
+            const auto center = static_cast<float>(u.center[c]);
+            const double lost = center - u.center[c], offset = u.offset[c] + (lost - lost == 0 ? lost * u.slope[c] : 0);
+            u.narrow[c] = center, u.narrow[channels + c] = static_cast<float>(u.factor[c]);
+            u.narrow[2 * channels + c] = static_cast<float>(u.slope[c]);
+            u.narrow[3 * channels + c] = static_cast<float>(offset);
+            fits = fits && fits_float(u.factor[c]) && fits_float(u.slope[c]) && fits_float(center) &&
+                   !(std::fabs(offset) > 0x1p126);
+        }
+        return fits;
+    }
+
+    void write_pieces(const Offsets& unit, const Numbers& u, int64_t begin, int64_t end) const {
+        const bool wide = *u.wide != 0;
+        const auto gradient_x = k.gradient[type][wide][down][gradient.constant ? 0 : 1];
+        const auto coefs = [&](int which, const double* doubles, int64_t c) {
+            return wide ? static_cast<const void*>(doubles + c) : static_cast<const void*>(u.narrow + which * channels + c);
+        };
+        walk(plan.write, unit, begin, end, [&](const Piece& p) {
+            const int64_t c = down ? 0 : p.at.affine - unit.affine;
+            gradient_x({at(gradient.grad, p.at.x, op.x_type), at(op.x, p.at.x, op.x_type),
+                        const_cast<char*>(at(op.y, p.at.x, op.x_type)), p.rows, p.cols, p.row.x, coefs(1, u.factor, c),
+                        coefs(0, u.center, c), coefs(2, u.slope, c), coefs(3, u.offset, c), p.row.affine, ahead, stream});
+        });
+    }
+
+    // ---- the schedules
+
+    void run_unit(int64_t index, Numbers& u, double* rest, double* share, const Workspace& w) const {
+        const Offsets unit = place(plan.units, plan.origin, index);
+        set_origins(unit, u);
+        const auto sums_of = [&](int64_t s) {
+            sum_segment(unit, s, u.offset, s == 0 ? u.plain : rest, s == 0 ? u.product : rest + channels, w);
+            if (s > 0) add(u.plain, rest, 2 * channels);
+        };
+        Moments m{};
+        if (gradient.rstd) {
+            for (int64_t s = 0; s < plan.segments(); ++s) sums_of(s);
+        } else {
+            m = found.merge_segments(unit, w, [&](int64_t s) {
+                const Moments to = s == 0 ? w.unit : w.segment;
+                found.segment(unit, s, w, to);
+                sums_of(s);
+                return to;
+            });
+        }
+        set_statistics(unit, m, u);
+        close(unit, u, share);
+        write_pieces(unit, u, 0, plan.write.pieces());
+    }
+
+    void per_statistic(double* shares) const {
+        const int64_t each = Numbers::doubles(channels) + 2 * channels;
+        Buffer<double> memory(doubles_each() * threads), numbers(each * threads);
+        const int64_t batch = std::clamp<int64_t>(kItemValues / unit_values, 1, std::max<int64_t>(1, units / (4 * threads)));
+        auto body = [&](int64_t item, int slot) {
+            const Workspace w = workspace(memory, slot);
+            double* mine = numbers.at(each * slot);
+            Numbers u(mine, channels);
+            for (int64_t i = item * batch; i < std::min(units, (item + 1) * batch); ++i)
+                run_unit(i, u, mine + Numbers::doubles(channels), shares + 2 * i * channels, w);
+        };
+        parallel_for((units + batch - 1) / batch, threads, body);
+    }
+
+    void pooled(double* shares) const {
+        const int64_t segments = plan.segments(), each = Numbers::doubles(channels);
+        Buffer<double> memory(doubles_each() * threads), numbers(each * units);
+        Buffer<double> moments(gradient.rstd ? 0 : units * segments * n * 3), sums(units * segments * channels * 2);
+        const auto unit_at = [&](int64_t unit) { return place(plan.units, plan.origin, unit); };
+        const auto moments_of = [&](int64_t unit, int64_t s) {
+            return moments_at(moments.at((unit * segments + s) * n * 3), n);
+        };
+        const auto sums_of = [&](int64_t unit, int64_t s) { return sums.at((unit * segments + s) * channels * 2); };
+
+        for (int64_t unit = 0; unit < units; ++unit) {
+            Numbers u(numbers.at(unit * each), channels);
+            set_origins(unit_at(unit), u);
+        }
+        auto find = [&](int64_t item, int slot) {
+            const int64_t unit = item / segments, s = item % segments;
+            const Workspace w = workspace(memory, slot);
+            double* to = sums_of(unit, s);
+            if (!gradient.rstd) found.segment(unit_at(unit), s, w, moments_of(unit, s));
+            sum_segment(unit_at(unit), s, Numbers(numbers.at(unit * each), channels).offset, to, to + channels, w);
+        };
+        parallel_for(units * segments, threads, find);
+        for (int64_t unit = 0; unit < units; ++unit) {
+            const Offsets where = unit_at(unit);
+            const auto of = [&](int64_t s) { return moments_of(unit, s); };
+            Numbers u(numbers.at(unit * each), channels);
+            set_statistics(where, gradient.rstd ? Moments{} : found.merge_segments(where, workspace(memory, 0), of), u);
+            std::copy_n(sums_of(unit, 0), 2 * channels, u.plain);
+            for (int64_t s = 1; s < segments; ++s) add(u.plain, sums_of(unit, s), 2 * channels);
+            close(where, u, shares + 2 * unit * channels);
+        }
+        write_all(numbers, each);
+    }
+
+    void write_all(Buffer<double>& numbers, int64_t each) const {
+        const int64_t pieces = plan.write.pieces();
+        const int64_t parts =
+            std::clamp<int64_t>(unit_values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        auto write = [&](int64_t item, int) {
+            const int64_t unit = item / parts, part = item % parts;
+            write_pieces(place(plan.units, plan.origin, unit), Numbers(numbers.at(unit * each), channels),
+                         pieces * part / parts, pieces * (part + 1) / parts);
+        };
+        parallel_for(units * parts, threads, write);
+    }
+};
+
+}  // namespace
+
+bool is_readable(const Operation& op) {
+    const Plan plan = make_plan(op);
+    if (plan.read.pack_x || plan.write.pack_x) return false;
+    return plan.coefs != Coefs::both || plan.read.rows.n == 0;
+}
+
+void backward(const GradientOperation& op) {
+    const Plan plan = make_plan(op.of);
+    if (plan.coefs == Coefs::both) return backward_rows(op, plan);
+    ChannelGradients(op, plan).run();
+}
+
+}  // namespace fusednorm

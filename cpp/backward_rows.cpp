@@ -1,0 +1,158 @@
+// Gradients where statistics are rows: a column of x(rows, channels) has a weight, and takes in sums over the rows.
+#include "backward_rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "schedule.hpp"
+#include "threads.hpp"
+
+namespace fusednorm {
+namespace {
+
+class RowGradients {
+public:
+    RowGradients(const GradientOperation& operation, const Plan& plan_)
+        : gradient(operation),
+          op(operation.of),
+          plan(plan_),
+          k(kernels()),
+          type(static_cast<int>(op.x_type)),
+          cols(plan.read.cols.size) {
+        for (int i = 0; i < plan.units.n; ++i)
+            if (plan.units[i].affine != 0) groups *= plan.units[i].size;
+        rows = plan.units.size() / groups, channels = groups * cols;
+        const int64_t values = rows * channels;
+        threads = values < kSerialFound ? 1 : get_num_threads();
+        stream = values * size_of(op.y_type) >= stream_bytes();
+        block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
+        strip = std::clamp(kStripValues / cols, kLeastStrip, kMostStrip);
+        const double* weight = static_cast<const double*>(op.weight);
+        if (op.x_type != Type::f64 && std::all_of(weight, weight + channels, fits_float))
+            weights.assign(weight, weight + channels);
+    }
+
+    void run() {
+        const int64_t blocks = (rows + block - 1) / block;
+        Buffer<double> sums(2 * blocks * channels);
+        auto run_block = [&](int64_t item, int) {
+            double* mine = sums.at(2 * item * channels);
+            std::fill_n(mine, 2 * channels, 0.0);
+            const int64_t end = std::min(rows, (item + 1) * block);
+            for (int64_t row = item * block; row < end; row += strip)
+                for (int64_t g = 0; g < groups; ++g) run_strip(row, g, std::min(strip, end - row), mine + g * cols);
+        };
+        parallel_for(blocks, threads, run_block);
+        auto add_blocks = [&](int64_t item, int) {
+            const int64_t begin = item * kColumns, end = std::min(channels, begin + kColumns);
+            for (int64_t b = 0; b < blocks; ++b) {
+                const double *to_weight = sums.at(2 * b * channels), *to_bias = to_weight + channels;
+                for (int64_t c = begin; c < end; ++c)
+                    gradient.grad_weight[c] += to_weight[c], gradient.grad_bias[c] += to_bias[c];
+            }
+        };
+        parallel_for((channels + kColumns - 1) / kColumns, threads, add_blocks);
+    }
+
+private:
+    // Rows whose columns' sums are one partial sum: a part of the result's definition, as the blocks of the moments are.
+    static constexpr int64_t kLeastRows = 16, kMostBlocks = 64;
+    // Rows taken at once, so that x and grad of all of them are in the cache, and few loads of the columns' sums are needed.
+    static constexpr int64_t kStripValues = 4096, kLeastStrip = 8, kMostStrip = 64;
+    static constexpr int64_t kColumns = 256;
+
+    const GradientOperation& gradient;
+    const Operation& op;
+    const Plan& plan;
+    const Kernels& k;
+    int type, threads;
+    bool stream;
+    int64_t cols, rows, groups = 1, channels, block, strip;
+    std::vector<float> weights;  // where float arithmetic is enough, and holds them
+
+    // What the rows of a strip have.
+    template <class A>
+    struct Rows {
+        A center[kMostStrip], scale[kMostStrip], shift[kMostStrip], slope[kMostStrip], offset[kMostStrip];
+    };
+
+    void set_statistics(int64_t row, int64_t group, int64_t n, Rows<double>& to) const {
+        if (gradient.rstd) {
+            for (int64_t i = 0; i < n; ++i) {
+                const int64_t stat = place(plan.units, plan.origin, (row + i) * groups + group).stat;
+                to.center[i] = gradient.mean ? gradient.mean[stat] : 0, to.scale[i] = gradient.rstd[stat], to.shift[i] = 0;
+            }
+            return;
+        }
+        double low[kMostStrip], m2[kMostStrip];
+        const void* x = at(op.x, row * channels + group * cols, op.x_type);
+        k.moments_rows[type][op.centered]({x, n, channels, 1, 0, cols}, {to.center, low, m2});
+        for (int64_t i = 0; i < n; ++i) {
+            to.scale[i] = 1 / std::sqrt(m2[i] / static_cast<double>(cols) + op.eps);
+            to.shift[i] = -low[i] * to.scale[i];
+        }
+    }
+
+    bool narrow(const Rows<double>& rows_of, int64_t n, Rows<float>& to) const {
+        bool fits = true;
+        for (int64_t i = 0; i < n; ++i) {
+            to.center[i] = static_cast<float>(rows_of.center[i]), to.scale[i] = static_cast<float>(rows_of.scale[i]);
+            const double lost = to.center[i] - rows_of.center[i];
+            to.shift[i] = static_cast<float>(rows_of.shift[i] + (lost - lost == 0 ? lost * rows_of.scale[i] : 0));
+            to.slope[i] = static_cast<float>(rows_of.slope[i]), to.offset[i] = static_cast<float>(rows_of.offset[i]);
+            fits = fits && fits_float(rows_of.scale[i]) && fits_float(rows_of.center[i]) && fits_float(rows_of.slope[i]) &&
+                   !(std::fabs(rows_of.offset[i]) > 0x1p126);
+        }
+        return fits;
+    }
+
+    void run_strip(int64_t row, int64_t group, int64_t n, double* columns) const {
+        Rows<double> wide;
+        Rows<float> floats;
+        double plain[kMostStrip], product[kMostStrip];
+        set_statistics(row, group, n, wide);
+        const int64_t offset = row * channels + group * cols;
+        const void *grad = at(gradient.grad, offset, op.x_type), *x = at(op.x, offset, op.x_type);
+        const double* weight = static_cast<const double*>(op.weight) + group * cols;
+        k.row_gradient_sums[type]({grad, x, n, channels, cols, wide.center, weight, plain, product});
+        for (int64_t i = 0; i < n; ++i) {
+            const double mean = op.centered ? plain[i] / static_cast<double>(cols) : 0;
+            const double mean_xhat = (product[i] * wide.scale[i] + plain[i] * wide.shift[i]) / static_cast<double>(cols);
+            wide.offset[i] = -mean * wide.scale[i], wide.slope[i] = -mean_xhat * wide.scale[i];
+        }
+        const bool fits = !weights.empty() && narrow(wide, n, floats);
+        // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
+        if (!fits && !weights.empty() && n > 1) {
+            for (int64_t i = 0; i < n; ++i) run_strip(row + i, group, 1, columns);
+            return;
+        }
+        RowGradientTile tile{grad,
+                             x,
+                             const_cast<char*>(at(op.y, offset, op.x_type)),
+                             n,
+                             channels,
+                             cols,
+                             wide.center,
+                             wide.scale,
+                             wide.shift,
+                             wide.slope,
+                             wide.offset,
+                             weight,
+                             columns,
+                             columns + channels,
+                             stream};
+        if (fits) {
+            tile.center = floats.center, tile.scale = floats.scale, tile.shift = floats.shift;
+            tile.slope = floats.slope, tile.offset = floats.offset, tile.weight = weights.data() + group * cols;
+        }
+        k.row_gradients[type][fits ? 0 : 1](tile);
+    }
+};
+
+}  // namespace
+
+void backward_rows(const GradientOperation& op, const Plan& plan) { RowGradients(op, plan).run(); }
+
+}  // namespace fusednorm

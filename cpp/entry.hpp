@@ -1,0 +1,38 @@
+// How Python calls the module's functions: positional arguments, with CPython's own calling convention. pybind11's dispatch
+// would cost as much as the work on a small array.
+#pragma once
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "arrays.hpp"
+
+namespace fusednorm {
+
+template <py::object (*Function)(const py::handle*), int N>
+PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
+    try {
+        if (n != N) throw py::type_error("expected " + std::to_string(N) + " arguments, got " + std::to_string(n));
+        py::handle handles[N];
+        for (int i = 0; i < N; ++i) handles[i] = arguments[i];
+        return Function(handles).release().ptr();
+    } catch (py::error_already_set& e) {
+        e.restore();
+    } catch (const py::builtin_exception& e) {
+        e.set_error();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& e) {
+        PyErr_SetString(PyExc_NotImplementedError, e.what());
+    }
+    return nullptr;
+}
+
+#define FUSEDNORM_FUNCTION(function, n, signature)                                                              \
+    {#function, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, n>)), METH_FASTCALL, \
+     #function signature "\n--\n\n"}
+
+// Those of gradients_module.cpp.
+PyMethodDef* gradient_functions();
+
+}  // namespace fusednorm

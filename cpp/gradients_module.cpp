@@ -1,0 +1,225 @@
+// The gradients' part of the module fusednorm._core: each function checks its arguments, describes the operation on a view,
+// and runs it. Python's gradients.py has the same functions with names and defaults.
+#include <algorithm>
+#include <cmath>
+
+#include "arguments.hpp"
+#include "backward.hpp"
+#include "entry.hpp"
+#include "operands.hpp"
+
+namespace fusednorm {
+namespace {
+
+// ---- arrays
+
+// What holds the values of both: x's type and grad's, where they differ.
+Type wider(Type a, Type b) {
+    if (a == b && is_float(a)) return a;
+    const auto fits_float = [](Type t) { return t == Type::f32 || t == Type::f16 || t == Type::bf16; };
+    return fits_float(a) && fits_float(b) ? Type::f32 : Type::f64;
+}
+
+Array copy_of(const Array& from, py::array to, Type type) {
+    const Array copy = view_of(std::move(to), type);
+    const QuietCasts quiet;
+    numpy().attr("copyto")(copy.array, from.array);
+    return copy;
+}
+
+bool lies_like(const Array& a, const Array& b) {
+    for (int i = 0; i < a.ndim; ++i)
+        if (a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
+    return a.type == b.type;
+}
+
+// The arrays of one call as the loops take them: of one type, and alike in memory.
+struct Laid {
+    Array x, grad, y;
+};
+
+// push adds the axes. Nothing is laid out where there is no value. What is not dense, of another type, or lies so that no loop
+// reads it, is copied.
+template <class Push>
+Laid lay_out(const Array& x, const Array& grad, GradientOperation& op, Push push) {
+    const Type type = wider(x.type, grad.type);
+    Laid a;
+    if (x.size() == 0) return a;
+    const auto lay = [&](const Array& as) {
+        a.x = as, a.y = array_like(as, type);
+        op.of.axes.n = 0;
+        const Operands arrays{a.x, a.y, {}};
+        arrays.describe(op.of, type);
+        push(op.of, arrays);
+    };
+    lay(x.type == type && is_dense(x) ? x : dense_copy(x, type));
+    if (!is_readable(op.of)) lay(copy_of(x, new_array(type, x.ndim, x.shape, nullptr), type));
+    a.grad = grad.type == type && lies_like(grad, a.x) ? grad : copy_of(grad, array_like(a.x, type).array, type);
+    op.grad = a.grad.data;
+    return a;
+}
+
+// grad_x in x's dtype and memory order.
+py::object result_of(const Laid& a, const Array& x, Type type) {
+    const Array like = array_like(x, type);
+    if (x.size() == 0) return like.array;
+    if (lies_like(a.y, like)) return a.y.array;
+    return copy_of(a.y, like.array, type).array;
+}
+
+py::object parameter_gradient(const double* values, Type type, const std::vector<py::ssize_t>& shape) {
+    const py::array a = new_array(Type::f64, static_cast<int>(shape.size()), shape.data(), nullptr);
+    std::copy_n(values, a.size(), reinterpret_cast<double*>(proxy(a)->data));
+    const QuietCasts quiet;
+    return a.attr("astype")(dtype_of(type), py::arg("copy") = false);
+}
+
+// ---- statistics that a forward pass gave
+
+struct GivenStatistics {
+    py::array mean, rstd;  // doubles
+    bool any = false;
+};
+
+GivenStatistics given_statistics(const Arguments& check, py::handle stats, const std::vector<py::ssize_t>& shape,
+                                 bool centered) {
+    GivenStatistics given;
+    if (stats.is_none()) return given;
+    if (!py::isinstance<py::tuple>(stats) && !py::isinstance<py::list>(stats))
+        check.type_error("stats", "a tuple (mean, rstd)", text_of(stats));
+    const auto pair = py::reinterpret_borrow<py::sequence>(stats);
+    if (pair.size() != 2) check.value_error("stats", "a tuple (mean, rstd)", std::to_string(pair.size()) + " elements");
+    const py::object mean = pair[0], rstd = pair[1];
+    if (centered == mean.is_none()) check.type_error("stats", centered ? "an array as mean" : "None as mean", text_of(mean));
+    if (rstd.is_none()) check.type_error("stats", "an array as rstd", "None");
+    const int ndim = static_cast<int>(shape.size());
+    given.mean = check.values("stats", mean, Type::f64, shape.data(), ndim, 0);
+    given.rstd = check.values("stats", rstd, Type::f64, shape.data(), ndim, 1);
+    given.any = true;
+    return given;
+}
+
+void run(GradientOperation& op, int64_t values, const GivenStatistics& given) {
+    if (given.any)
+        op.mean = static_cast<const double*>(given.mean.data()), op.rstd = static_cast<const double*>(given.rstd.data());
+    without_gil(values, [&] { backward(op); });
+}
+
+// ---- batch, instance and group
+
+struct Channeled {
+    py::handle grad, x, running_mean, running_var, weight;
+    bool use_batch;
+    py::handle eps, channel_axis, stats;
+};
+
+py::object channel_gradients(const Arguments& check, const NormSpec& spec, const Channeled& a, py::handle num_groups = {}) {
+    const Array x = check.input("x", a.x);
+    const Array grad = check.shaped_like("grad", a.grad, x);
+    const ChannelLayout layout(check, spec, x, a.channel_axis, num_groups);
+    const int64_t channels = layout.channels, stats = layout.samples * layout.groups;
+    GradientOperation op;
+    op.of.eps = check.eps(a.eps);
+    Doubles parameters(5 * channels);
+    double *weight = parameters.data(), *running_mean = weight + channels, *running_var = running_mean + channels;
+    op.grad_weight = running_var + channels, op.grad_bias = op.grad_weight + channels;
+    const Type type = check.parameter_type("weight", a.weight, x.type);
+    check.channels("weight", a.weight, x, layout.axis, 1, weight);
+    check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
+    check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
+    const GivenStatistics given = given_statistics(check, a.stats, layout.statistics_shape(), true);
+    op.constant = !a.use_batch;
+    for (const auto& [name, object] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
+        if (op.constant && !given.any && object.is_none())
+            check.value_error(name, "an array when the batch's statistics are not used", "None");
+    if (a.use_batch && !num_groups) layout.check_count(check, x);
+
+    op.of.weight = weight;
+    std::fill_n(op.grad_weight, 2 * channels, 0.0);
+    std::vector<double> running;
+    if (op.constant && !given.any) {
+        running.resize(static_cast<size_t>(2 * stats));
+        for (size_t i = 0, n = static_cast<size_t>(stats); i < n; ++i) {
+            running[i] = running_mean[i % static_cast<size_t>(channels)];
+            running[n + i] = 1 / std::sqrt(running_var[i % static_cast<size_t>(channels)] + op.of.eps);
+        }
+        op.mean = running.data(), op.rstd = running.data() + stats;
+    }
+    const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { layout.push_axes(to, from); });
+    if (x.size() > 0) run(op, x.size(), given);
+    return py::make_tuple(result_of(arrays, x, check.result_type(x, py::none())),
+                          parameter_gradient(op.grad_weight, type, {channels}),
+                          parameter_gradient(op.grad_bias, type, {channels}));
+}
+
+bool truth(py::handle object) { return py::bool_(py::reinterpret_borrow<py::object>(object)); }
+
+py::object batch_norm_backward(const py::handle* a) {
+    return channel_gradients(Arguments("batch_norm_backward"), kBatch,
+                             {a[0], a[1], a[2], a[3], a[4], truth(a[5]), a[6], a[7], a[8]});
+}
+
+py::object instance_norm_backward(const py::handle* a) {
+    return channel_gradients(Arguments("instance_norm_backward"), kInstance,
+                             {a[0], a[1], a[2], a[3], a[4], truth(a[5]), a[6], a[7], a[8]});
+}
+
+py::object group_norm_backward(const py::handle* a) {
+    const py::none none;
+    return channel_gradients(Arguments("group_norm_backward"), group_spec(1),
+                             {a[0], a[1], none, none, a[3], true, a[4], a[5], a[6]}, a[2]);
+}
+
+// ---- layer and rms
+
+struct Rowwise {
+    py::handle grad, x, normalized_shape, weight, eps, stats;
+};
+
+py::tuple row_gradients(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+    const Array x = check.input("x", a.x);
+    const Array grad = check.shaped_like("grad", a.grad, x);
+    const int dims = trailing(check, a.normalized_shape, x), first = x.ndim - dims;
+    const Type result = check.result_type(x, py::none()), type = check.parameter_type("weight", a.weight, x.type);
+    GradientOperation op;
+    op.of.centered = spec.centered, op.of.rows_only = spec.rows_only;
+    op.of.eps = row_eps(check, spec, a.eps, result);
+    const py::array weight = check.values("weight", a.weight, Type::f64, x.shape + first, dims, 1);
+    const GivenStatistics given = given_statistics(check, a.stats, {x.shape, x.shape + first}, spec.centered);
+    const std::vector<py::ssize_t> shape(x.shape + first, x.shape + x.ndim);
+    const int64_t channels = product(x.shape, first, x.ndim);
+    Doubles gradients(2 * channels);
+    op.of.weight = weight.data();
+    op.grad_weight = gradients.data(), op.grad_bias = op.grad_weight + channels;
+    std::fill_n(op.grad_weight, 2 * channels, 0.0);
+    const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { push_row_axes(to, from, dims); });
+    if (x.size() > 0) run(op, x.size(), given);
+    return py::make_tuple(result_of(arrays, x, result), parameter_gradient(op.grad_weight, type, shape),
+                          parameter_gradient(op.grad_bias, type, shape));
+}
+
+py::object layer_norm_backward(const py::handle* a) {
+    return row_gradients(Arguments("layer_norm_backward"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5]});
+}
+
+py::object rms_norm_backward(const py::handle* a) {
+    const py::tuple all = row_gradients(Arguments("rms_norm_backward"), kRms, {a[0], a[1], a[2], a[3], a[4], a[5]});
+    return py::make_tuple(all[0], all[1]);
+}
+
+PyMethodDef functions[] = {
+    FUSEDNORM_FUNCTION(batch_norm_backward, 9,
+                       "(grad, x, running_mean, running_var, weight, training, eps, channel_axis, stats, /)"),
+    FUSEDNORM_FUNCTION(instance_norm_backward, 9,
+                       "(grad, x, running_mean, running_var, weight, use_input_stats, eps, channel_axis, stats, /)"),
+    FUSEDNORM_FUNCTION(group_norm_backward, 7, "(grad, x, num_groups, weight, eps, channel_axis, stats, /)"),
+    FUSEDNORM_FUNCTION(layer_norm_backward, 6, "(grad, x, normalized_shape, weight, eps, stats, /)"),
+    FUSEDNORM_FUNCTION(rms_norm_backward, 6, "(grad, x, normalized_shape, weight, eps, stats, /)"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+PyMethodDef* gradient_functions() { return functions; }
+
+}  // namespace fusednorm

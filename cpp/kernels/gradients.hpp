@@ -1,0 +1,327 @@
+// The gradients of one tile: sums of grad and of grad * (x - center), always in double, and grad_x, in float where its
+// numbers fit, as normalize does.
+#pragma once
+#include "kernels.hpp"
+#include "moments.hpp"
+#include "normalize.hpp"
+#include "stored.hpp"
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+// ---- sums along rows
+
+template <class T>
+FUSEDNORM_INLINE void gradient_block(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, double center,
+                                     double& plain, double& product) {
+    constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
+    const Lanes<double> k = broadcast(center);
+    Lanes<double> sums = broadcast(0.0), products = sums;
+    const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
+        sums += g;
+        products += g * (value - k);
+    };
+    for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld) {
+        int64_t c = 0;
+        for (; c + kLanes <= cols; c += kLanes) {
+            __builtin_prefetch(grad + c + kAhead);
+            add(load<double>(grad + c), load<double>(x + c));
+        }
+        if (c < cols) add(load_some<double>(grad + c, cols - c), load_some<double>(x + c, cols - c));
+    }
+    plain += sum(sums);
+    product += sum(products);
+}
+
+template <class T>
+void gradient_sums_rows(const GradientRowsTile& t) {
+    const bool pooled = t.sums_ld == 0, one_run = pooled && t.ld == t.cols;
+    const int64_t rows = one_run ? 1 : t.rows, cols = one_run ? t.rows * t.cols : t.cols;
+    const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = pooled && cols < kBlock ? kBlock / cols : 1;
+    for (int64_t r = 0; r < rows; r += block_rows) {
+        const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows, to = r * t.sums_ld;
+        for (int64_t c = 0; c < cols; c += block_cols) {
+            const int64_t at = r * t.ld + c;
+            gradient_block(static_cast<const T*>(t.grad) + at, static_cast<const T*>(t.x) + at, n_rows, t.ld,
+                           cols - c < block_cols ? cols - c : block_cols, t.center[to], t.plain[to], t.product[to]);
+        }
+    }
+}
+
+// ---- sums down columns
+
+template <class T>
+FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center,
+                                     double* plain, double* product) {
+    const auto strip = [&](int64_t c, const Lanes<double>& k, auto value_at) __attribute__((always_inline)) {
+        Lanes<double> sums = load<double>(plain + c), products = load<double>(product + c);
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t at = r * ld + c, next = at + rows * ld;
+            __builtin_prefetch(grad + next, 0, 2);
+            __builtin_prefetch(x + next, 0, 2);
+            const Lanes<double> g = value_at(grad + at);
+            sums += g;
+            products += g * (value_at(x + at) - k);
+        }
+        store(plain + c, sums);
+        store(product + c, products);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= cols; c += kLanes)
+        strip(c, load<double>(center + c), [](const T* p) __attribute__((always_inline)) { return load<double>(p); });
+    const int64_t left = cols - c;
+    if (left > 0)
+        strip(c, load_some<double>(center + c, left),
+              [left](const T* p) __attribute__((always_inline)) { return load_some<double>(p, left); });
+}
+
+// scratch: two arrays of cols rounded up to whole lanes.
+template <class T>
+void gradient_wide_cols(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* plain,
+                        double* product, double* scratch) {
+    const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes, strip = strip_rows(2 * cols);
+    double *sums = scratch, *products = scratch + padded;
+    for (int64_t done = 0; done < rows; done += kBlockRows) {
+        const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
+        for (int64_t c = 0; c < padded; ++c) sums[c] = products[c] = 0;
+        for (int64_t r = 0; r < block; r += strip) {
+            const int64_t at = (done + r) * ld;
+            gradient_strip(grad + at, x + at, block - r < strip ? block - r : strip, ld, cols, center, sums, products);
+        }
+        for (int64_t c = 0; c < cols; ++c) plain[c] += sums[c], product[c] += products[c];
+    }
+}
+
+// Few contiguous columns: several rows are read as one, and their sums added.
+template <class T>
+void gradient_sums_cols(const GradientColsTile& t) {
+    const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
+    const int64_t cols = t.cols, fold = t.ld == cols ? fold_of(cols) : 1, wide = fold * cols, rows = t.rows / fold;
+    if (fold > 1 && rows > 0) {
+        double *center = t.scratch, *plain = center + wide, *product = plain + wide;
+        for (int64_t c = 0; c < wide; ++c) center[c] = t.center[c % cols], plain[c] = product[c] = 0;
+        gradient_wide_cols(grad, x, rows, wide, wide, center, plain, product, product + wide);
+        for (int64_t c = 0; c < wide; ++c) t.plain[c % cols] += plain[c], t.product[c % cols] += product[c];
+    }
+    const int64_t done = fold > 1 ? rows * fold : 0;
+    if (done < t.rows)
+        gradient_wide_cols(grad + done * t.ld, x + done * t.ld, t.rows - done, t.ld, cols, t.center, t.plain, t.product,
+                           t.scratch);
+}
+
+// ---- grad_x of statistics that are columns, or that rows share
+
+template <class A>
+struct RowSlopes {
+    const A *factors, *centers, *slopes, *offsets;
+    int64_t ld;
+    Lanes<A> factor, center, slope, offset;
+    FUSEDNORM_INLINE explicit RowSlopes(const GradientTile& t)
+        : factors(static_cast<const A*>(t.factor)),
+          centers(static_cast<const A*>(t.center)),
+          slopes(static_cast<const A*>(t.slope)),
+          offsets(static_cast<const A*>(t.offset)),
+          ld(t.coef_ld) {}
+    FUSEDNORM_INLINE void row(int64_t r) {
+        factor = broadcast(factors[r * ld]), center = broadcast(centers[r * ld]);
+        slope = broadcast(slopes[r * ld]), offset = broadcast(offsets[r * ld]);
+    }
+    FUSEDNORM_INLINE Lanes<A> constant(const Lanes<A>& g, int64_t, int64_t) const { return g * factor; }
+    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t) const {
+        return g * factor + ((x - center) * slope + offset);
+    }
+    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& g, const Lanes<A>& x, int64_t, int64_t) const { return whole(g, x, 0); }
+};
+
+template <class A>
+struct ColSlopes {
+    const A *factor, *center, *slope, *offset;
+    FUSEDNORM_INLINE void row(int64_t) {}
+    FUSEDNORM_INLINE Lanes<A> constant(const Lanes<A>& g, int64_t c, int64_t n) const {
+        return g * (n >= kLanes ? load<A>(factor + c) : load_some<A>(factor + c, n));
+    }
+    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t c) const {
+        return g * load<A>(factor + c) + ((x - load<A>(center + c)) * load<A>(slope + c) + load<A>(offset + c));
+    }
+    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& g, const Lanes<A>& x, int64_t c, int64_t n) const {
+        const Lanes<A> d = x - load_some<A>(center + c, n);
+        return g * load_some<A>(factor + c, n) + (d * load_some<A>(slope + c, n) + load_some<A>(offset + c, n));
+    }
+};
+
+// FromX: the statistics are those of x, so that grad_x depends on it.
+template <bool Stream, bool FromX, class T, class A, class C>
+FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
+    const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
+    T* y = static_cast<T*>(t.y);
+    const int64_t rows = t.rows, cols = t.cols, ld = t.ld, ahead = t.ahead;
+    for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld, y += ld) {
+        coefs.row(r);
+        const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+            const Lanes<A> g = load_some<A>(grad + c, n);
+            store_some(y + c, FromX ? coefs.some(g, load_some<A>(x + c, n), c, n) : coefs.constant(g, c, n), n);
+        };
+        int64_t c = Stream ? head_of(y) : 0;
+        if (c > 0) some(0, c);
+        for (; c + kLanes <= cols; c += kLanes) {
+            __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
+            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
+            const Lanes<A> g = load<A>(grad + c);
+            const Lanes<A> value = FromX ? coefs.whole(g, load<A>(x + c), c) : coefs.constant(g, c, kLanes);
+            if constexpr (Stream) {
+                stream(y + c, value);
+            } else {
+                store(y + c, value);
+            }
+        }
+        if (c < cols) some(c, cols - c);
+    }
+}
+
+template <bool FromX, class T, class A, class C>
+__attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
+    if (t.stream && t.cols >= kStreamCols) {
+        gradient_rows<true, FromX, T, A>(t, coefs);
+        stream_fence();
+    } else {
+        gradient_rows<false, FromX, T, A>(t, coefs);
+    }
+}
+
+template <class T, class A, bool FromX>
+void gradient_by_rows(const GradientTile& t) {
+    gradient_with<FromX, T, A>(t, RowSlopes<A>(t));
+}
+
+// Few contiguous columns: several rows are one, with the coefficients written out as often.
+template <class T, class A, bool FromX>
+void gradient_by_cols(const GradientTile& t) {
+    const int64_t cols = t.cols, fold = t.ld == cols ? fold_of(cols) : 1, wide = fold * cols, rows = t.rows / fold;
+    const void* given[] = {t.factor, t.center, t.slope, t.offset};
+    const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
+    if (fold == 1 || rows == 0) return gradient_with<FromX, T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
+    A coefs[4][kFoldCols];
+    for (int i = 0; i < 4; ++i)
+        for (int64_t c = 0; c < wide; ++c) coefs[i][c] = coef(i)[c % cols];
+    const ColSlopes<A> folded{coefs[0], coefs[1], coefs[2], coefs[3]};
+    GradientTile part = t;
+    part.rows = rows, part.cols = part.ld = wide;
+    gradient_with<FromX, T, A>(part, folded);
+    part.grad = static_cast<const T*>(t.grad) + rows * wide;
+    part.x = static_cast<const T*>(t.x) + rows * wide;
+    part.y = static_cast<T*>(t.y) + rows * wide;
+    part.rows = 1, part.cols = (t.rows - rows * fold) * cols;
+    if (part.cols > 0) gradient_with<FromX, T, A>(part, folded);
+}
+
+// ---- statistics that are rows, with weights of their own for the columns
+
+template <class T>
+void row_gradient_sums(const RowSumsTile& t) {
+    constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
+    for (int64_t r = 0; r < t.rows; ++r) {
+        const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
+        const Lanes<double> center = broadcast(t.center[r]);
+        double plain = 0, product = 0;
+        for (int64_t begin = 0; begin < t.cols; begin += kBlock) {
+            const int64_t end = t.cols - begin < kBlock ? t.cols : begin + kBlock;
+            Lanes<double> sums = broadcast(0.0), products = sums;
+            const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
+                sums += g;
+                products += g * (value - center);
+            };
+            int64_t c = begin;
+            for (; c + kLanes <= end; c += kLanes) {
+                __builtin_prefetch(grad + c + kAhead);
+                add(load<double>(grad + c) * load<double>(t.weight + c), load<double>(x + c));
+            }
+            const int64_t n = end - c;
+            if (n > 0) add(load_some<double>(grad + c, n) * load_some<double>(t.weight + c, n), load_some<double>(x + c, n));
+            plain += sum(sums);
+            product += sum(products);
+        }
+        t.plain[r] = plain, t.product[r] = product;
+    }
+}
+
+FUSEDNORM_INLINE const Lanes<double>& as_doubles(const Lanes<double>& a) { return a; }
+FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
+    Lanes<double> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+        Vector<float, Lanes<double>::kWidth> part;
+        __builtin_memcpy(&part, reinterpret_cast<const char*>(a.part) + i * sizeof part, sizeof part);
+        r.part[i] = convert_part<Lanes<double>::Part>(part);
+    }
+    return r;
+}
+
+// Rows that are read before any of them is written: rows a multiple of 4 KiB apart would wait for each other's stores.
+constexpr int kRowsAtOnce = 4;
+
+// Columns outside, rows inside: the sums over the rows, which are double, stay in registers.
+template <bool Stream, class T, class A>
+FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
+    const A *centers = static_cast<const A*>(t.center), *scales = static_cast<const A*>(t.scale);
+    const A *shifts = static_cast<const A*>(t.shift), *slopes = static_cast<const A*>(t.slope);
+    const A *offsets = static_cast<const A*>(t.offset), *weights = static_cast<const A*>(t.weight);
+    const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
+    const int64_t rows = t.rows, ld = t.ld;
+    const auto column = [&](int64_t c, auto get, auto get_double, auto put, auto put_double) __attribute__((always_inline)) {
+        const Lanes<A> weight = get(weights + c);
+        Lanes<double> to_weight = get_double(t.grad_weight + c), to_bias = get_double(t.grad_bias + c);
+        const auto value_of = [&](int64_t r) __attribute__((always_inline)) {
+            const int64_t at = r * ld + c;
+            const Lanes<A> xhat = (get(x + at) - broadcast(centers[r])) * broadcast(scales[r]) + broadcast(shifts[r]);
+            const Lanes<double> g = get_double(grad + at);
+            to_bias += g;
+            to_weight += g * as_doubles(xhat);
+            return get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
+        };
+        int64_t r = 0;
+        for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+            Lanes<A> values[kRowsAtOnce];
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < kRowsAtOnce; ++i) values[i] = value_of(r + i);
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < kRowsAtOnce; ++i) put(static_cast<T*>(t.y) + (r + i) * ld + c, values[i]);
+        }
+        for (; r < rows; ++r) put(static_cast<T*>(t.y) + r * ld + c, value_of(r));
+        put_double(t.grad_weight + c, to_weight);
+        put_double(t.grad_bias + c, to_bias);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= t.cols; c += kLanes) {
+        column(
+            c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
+            [](const auto* p) __attribute__((always_inline)) { return load<double>(p); },
+            [](T* y, const Lanes<A>& value) __attribute__((always_inline)) {
+                if constexpr (Stream) {
+                    stream(y, value);
+                } else {
+                    store(y, value);
+                }
+            },
+            [](double* p, const Lanes<double>& value) __attribute__((always_inline)) { store(p, value); });
+    }
+    const int64_t n = t.cols - c;
+    const auto put = [n](auto* p, const auto& value) __attribute__((always_inline)) { store_some(p, value, n); };
+    if (n > 0)
+        column(
+            c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
+            [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);
+}
+
+template <class T, class A>
+void row_gradients(const RowGradientTile& t) {
+    const auto past = (reinterpret_cast<uintptr_t>(t.y) | static_cast<uintptr_t>(t.ld) * sizeof(T)) % kStreamBytes<T>;
+    if (t.stream && past == 0) {
+        row_gradient_with<true, T, A>(t);
+        stream_fence();
+    } else {
+        row_gradient_with<false, T, A>(t);
+    }
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME

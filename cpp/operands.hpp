@@ -1,0 +1,64 @@
+// From a function's arrays to the axes of its operation, with the checks of what describes them.
+#pragma once
+#include <vector>
+
+#include "arguments.hpp"
+
+namespace fusednorm {
+
+constexpr int64_t kKeepGilValues = 1 << 13;  // less work than handing the GIL over and back is worth
+
+template <class F>
+void without_gil(int64_t values, F work) {
+    if (values < kKeepGilValues) return work();
+    py::gil_scoped_release release;
+    work();
+}
+
+int64_t product(const py::ssize_t* shape, int begin, int end);
+
+// The moments of statistics 0 ... n - 1, in memory of their own.
+struct Statistics {
+    std::vector<double> memory;
+    int64_t n;
+    explicit Statistics(int64_t count) : memory(static_cast<size_t>(3 * count)), n(count) {}
+    Moments moments() { return {memory.data(), memory.data() + n, memory.data() + 2 * n}; }
+};
+
+// The arrays of one call: y and r may be absent.
+struct Operands {
+    Array x, y, r;
+
+    void describe(Operation& op, Type y_type) const {
+        op.x = x.data, op.x_type = x.type;
+        op.y = y.data, op.y_type = y_type;
+        op.r = r.data, op.r_type = r.type;
+    }
+    Axis axis(int i, int64_t stat = 0, int64_t affine = 0) const {
+        return {x.shape[i], x.step(i), y.data ? y.step(i) : 0, stat, affine, r.data ? r.step(i) : 0};
+    }
+};
+
+// Batch, instance and group: which axis holds the channels, and which statistics there are.
+struct ChannelLayout {
+    int axis, sample_axis;  // sample_axis: -1 where samples have no statistics of their own
+    int64_t channels, per, groups, samples;
+    int64_t count;  // values that share a statistic
+    bool pool_outer;
+
+    // num_groups: null where a channel is a group.
+    ChannelLayout(const Arguments& check, const NormSpec& spec, const Array& x, py::handle channel_axis, py::handle num_groups);
+    // Refuses a single value per statistic.
+    void check_count(const Arguments& check, const Array& x) const;
+    // (C,), (N, C) or (N, G); without N for one sample.
+    std::vector<py::ssize_t> statistics_shape() const;
+    void push_axes(Operation& op, const Operands& arrays) const;
+};
+
+// Layer and rms: how many trailing dimensions normalized_shape names.
+int trailing(const Arguments& check, py::handle normalized_shape, const Array& x);
+// type: of the result.
+double row_eps(const Arguments& check, const NormSpec& spec, py::handle eps, Type type);
+void push_row_axes(Operation& op, const Operands& arrays, int dims);
+
+}  // namespace fusednorm

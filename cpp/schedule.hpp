@@ -1,0 +1,49 @@
+// What the schedules share: thresholds, and memory for their numbers.
+#pragma once
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "kernels/kernels.hpp"
+
+namespace fusednorm {
+
+// Values below which a second thread costs more than it brings, without and with statistics to find. On two cores, one
+// thread and two: eval (1,1280,7,7), 63 k values, 36 us and 31, (1,64,56,56), 200 k, 72 and 36; layer norm (128,384), 49 k,
+// 31 and 19. Where another process is busy the second thread's wake-up takes 100 us.
+constexpr int64_t kSerialGiven = 1 << 17, kSerialFound = 3 << 14;
+// Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
+constexpr int64_t kItemValues = 1 << 14;
+// Results at least as large as the last cache go past the caches: they would not be there when they are read again. Smaller
+// ones do not: eval (8,256,28,28), 6 MB, took 310 us with ordinary stores and 530 with streaming ones, (32,64,112,112) 14 ms
+// and 10.
+inline int64_t stream_bytes() {
+    constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
+    static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return last_cache > 0 ? std::clamp(last_cache, kLeast, kMost) : kUnknown;
+}
+constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
+
+// n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
+template <class T>
+class Buffer {
+public:
+    Buffer(Buffer&&) = delete;
+    explicit Buffer(int64_t n) : heap(n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr) {}
+    T* at(int64_t i) { return (heap ? heap.get() : reinterpret_cast<T*>(in_place)) + i; }
+
+private:
+    static constexpr int64_t kInPlace = 2048 / sizeof(T);
+    alignas(64) char in_place[2048];
+    std::unique_ptr<T[]> heap;
+};
+
+inline Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
+
+// Whether each thread takes units of its own.
+inline bool are_enough(int64_t units, int threads) {
+    return threads == 1 || (units >= threads && (units >= 4 * threads || units % threads == 0));
+}
+
+}  // namespace fusednorm
