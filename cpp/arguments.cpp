@@ -86,7 +86,7 @@ Type Arguments::result_type(const Array& x, py::handle dtype) const {
         const py::dtype asked = py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype));
         if (type_of(asked, type) && is_float(type)) return type;
     } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_TypeError)) throw;
+        if (!e.matches(PyExc_Exception)) throw;
     }
     type_error("dtype", "float16, bfloat16 (of ml_dtypes), float32 or float64", text_of(dtype));
 }
