@@ -12,10 +12,10 @@ constexpr size_t kMostDims = 64;  // NumPy's
 
 PyTypeObject* api_type() { return reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_); }
 
-// A dense copy in C order; the array itself where it is one already.
+// A dense, aligned copy in C order; the array itself where it is one already.
 py::array dense(const py::array& a, Type type) {
     const QuietCasts quiet;
-    return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = false);
+    return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = is_odd(a));
 }
 
 }  // namespace

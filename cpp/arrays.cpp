@@ -185,9 +185,7 @@ bool share_memory(const Array& a, const Array& b) {
     return overlap(a, b) && numpy().attr("may_share_memory")(a.array, b.array, kMaxWork).cast<bool>();
 }
 
-void copy_values(py::handle to, py::handle from) {
-    numpy().attr("copyto")(numpy().attr("asarray")(to), from);
-}
+void copy_values(py::handle to, py::handle from) { numpy().attr("copyto")(numpy().attr("asarray")(to), from); }
 
 bool is_dense(const Array& x) {
     if (proxy(py::reinterpret_borrow<py::array>(x.array))->flags & kContiguous) return true;

@@ -1,4 +1,4 @@
-"""Calls that hypothesis draws: any rank, layout, dtype, epilogue and overlap gives the formula, or the error that is documented.
+"""Calls that hypothesis draws: any rank, layout, dtype, epilogue and overlap gives the formula, or the documented error.
 
 HYPOTHESIS_PROFILE=nightly runs 20,000 examples instead of 500.
 """
@@ -13,35 +13,19 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
-
-hypothesis = pytest.importorskip("hypothesis")
-
-import strategies  # noqa: E402: needs hypothesis
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from strategies import MARGIN, native, share  # noqa: E402
-from test_epilogue import ACTIVATIONS, activate, units  # noqa: E402
+import strategies
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import MARGIN, native, share
+from test_epilogue import ACTIVATIONS, activate, units
 
 pytestmark = pytest.mark.usefixtures("restore_threads")
-THREADS = st.integers(1, 3)
-
-
-def unheard():
-    """Return a context for the references: the calls themselves run where every event raises."""
-    return np.errstate(all="ignore")
-
-FUNCTIONS = {"batch": "batch_norm", "group": "group_norm", "instance": "instance_norm", "layer": "layer_norm", "rms": "rms_norm"}
-
-
-def quiet(function, *arguments, **keywords):
-    """Call it where NumPy raises on every floating-point event that it sees."""
-    with np.errstate(all="raise"):
-        return function(*arguments, **keywords)
+FUNCTIONS = {name: f"{name}_norm" for name in ("batch", "group", "instance", "layer", "rms")}
 
 
 def expected(call, x, residual, activation, dtype):
     """Return activation(norm + residual): 2 units in the last place (float64: 4), and what float64 loses before it."""
-    with unheard():
+    with strategies.unheard():
         result = call.reference(x, dtype)
         if residual is not None or activation is not None:
             exact = call.reference(x, np.float64)
@@ -74,7 +58,7 @@ class Drawn:
     dtype: np.dtype  # of the result
 
     def run(self):
-        return quiet(self.call.run, self.x, residual=self.residual, out=self.out, **self.keywords)
+        return strategies.quiet(self.call.run, self.x, residual=self.residual, out=self.out, **self.keywords)
 
 
 @st.composite
@@ -82,8 +66,10 @@ def drawn_calls(draw):
     shape, kind = draw(strategies.shapes()), draw(strategies.DTYPES)
     asked = draw(st.one_of(st.none(), st.none(), strategies.FLOAT_DTYPES))
     dtype = asked or (kind if kind in cases.FLOATS else np.dtype(np.float64))
-    kinds = {"x": kind, "residual": draw(st.one_of(st.none(), st.just(kind), strategies.DTYPES)), "out": dtype}
-    layout = {role: draw(strategies.layouts(shape, k, "out" if role == "out" else "in")) for role, k in kinds.items() if k is not None}
+    kinds = {"x": kind, "out": dtype}
+    if draw(st.booleans()):
+        kinds["residual"] = draw(st.one_of(st.just(kind), strategies.DTYPES))
+    layout = {role: draw(strategies.layouts(shape, k, "out" if role == "out" else "in")) for role, k in kinds.items()}
     rooms = {role: -(-layout[role].room(shape, kinds[role]) // 16) * 16 for role in layout}
     at = {"x": MARGIN, "residual": MARGIN + rooms["x"]}
     where = draw(st.sampled_from(("fresh", "apart", "apart", "x", "over x", "over residual")))
@@ -114,7 +100,7 @@ def drawn_calls(draw):
 
 
 @share(60)
-@given(drawn_calls(), THREADS)
+@given(drawn_calls(), strategies.THREADS)
 def test_norms(d, threads):
     fn.set_num_threads(threads)
     before, x = d.memory.copy(), native(d.x)
@@ -134,8 +120,8 @@ def test_norms(d, threads):
         expected(d.call, x, residual, d.keywords["activation"], d.dtype).check(native(y))
     if x.size > 30_000:
         fn.set_num_threads(threads % 3 + 1)
-        d.memory[...] = before
         y = native(y)
+        d.memory[...] = before
         assert cases.same_bits(native(d.run()), y)
 
 
@@ -166,11 +152,11 @@ def test_running_statistics(data):
         with pytest.raises(ValueError, match="norm: x: expected more than one "):
             call.run(x, momentum=momentum)
     else:
-        y = quiet(call.run, x, momentum=momentum)
+        y = strategies.quiet(call.run, x, momentum=momentum)
     for (memory, _), (old, _), covered in zip(arrays, before, masks, strict=True):
         assert ((memory == old) | (covered & (wanted is not None))).all()
     if wanted is not None:
-        with unheard():
+        with strategies.unheard():
             wanted.check(native(y))
             check_running(call, native(x), momentum, [old for _, old in before])
 
@@ -191,55 +177,6 @@ def check_running(call, x, momentum, old):
         oracle.Expected(value, tolerance).check(native(array))
 
 
-# ---- moments, and states that are merged
-
-
-@share(10)
-@given(strategies.arrays(), st.data())
-def test_moments(x, data):
-    axes = data.draw(st.sets(st.integers(0, x.ndim - 1)).map(tuple) if x.ndim else st.just(()))
-    asked = data.draw(st.sampled_from((None, np.float32, np.float64)))
-    ddof, keepdims = data.draw(st.integers(0, 2)), data.draw(st.booleans())
-    fn.set_num_threads(data.draw(THREADS))
-    given_axes = None if len(axes) == x.ndim and data.draw(st.booleans()) else tuple(a - x.ndim * (a % 2) for a in axes)
-    got = quiet(fn.moments, x, given_axes, ddof=ddof, keepdims=keepdims, dtype=asked)
-    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
-    dtype = np.float32 if x.dtype in (*cases.HALVES, np.dtype("f4"), np.dtype(">f4"), np.dtype(">f2")) else np.float64
-    assert got.mean.dtype == got.var.dtype == np.dtype(asked or dtype)
-    assert got.mean.shape == got.var.shape == shape
-    if x.size == 0:
-        assert np.isnan(got.mean).all()
-        return
-    with unheard():
-        for value, wanted in zip(got, oracle.mean_and_var(native(x), axes, asked or dtype, ddof, keepdims), strict=True):
-            wanted.check(value)
-
-
-@share(8)
-@given(st.data())
-def test_running_moments(data):
-    """However the samples are split, laid out, masked and merged."""
-    x = data.draw(strategies.arrays(least=2))
-    axis = data.draw(st.one_of(st.none(), st.integers(1, x.ndim - 1)))
-    mask = np.random.default_rng(1).random(x.shape) < 0.7 if data.draw(st.integers(0, 2)) == 2 else None
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=4)))
-    total = fn.RunningMoments(axis)
-    for first, last in zip([0, *cuts], [*cuts, len(x)], strict=True):
-        part = fn.RunningMoments(axis).update(x[first:last], where=None if mask is None else mask[first:last])
-        total = total + part if data.draw(st.booleans()) else total.merge(part)
-    channels = [x] if axis is None else np.moveaxis(x, axis, 0)
-    masks = [mask] * len(channels) if mask is None or axis is None else np.moveaxis(mask, axis, 0)
-    for c, (one, kept) in enumerate(zip(channels, masks, strict=True)):
-        one = native(one.ravel() if kept is None else one[kept])
-        count, mean, var = (np.ravel(v)[0 if np.ndim(v) == 0 else c] for v in (total.count, total.mean, total.var()))
-        assert count == one.size
-        if one.size:
-            _, _, exact = oracle.moments(one, (0,))
-            wanted = oracle.mean_and_var(one, (0,), np.float64)
-            assert abs(mean - wanted[0].value) <= 1e-12 * np.sqrt(exact[0]) + 2 * oracle.EPS64 * abs(mean)
-            assert abs(var - wanted[1].value) <= 1e-12 * exact[0]
-
-
 # ---- the norm of a sum
 
 
@@ -258,10 +195,10 @@ def test_norm_of_a_sum(data):
     before = [memory.copy() for memory, *_ in outs]
     function = fn.add_layer_norm if norm == "layer" else fn.add_rms_norm
     out = tuple(a if data.draw(st.booleans()) else None for _, a, _ in outs)
-    y, total = quiet(function, x, residual, x.shape[x.ndim - dims :], eps=1e-5, out=out)
+    y, total = strategies.quiet(function, x, residual, x.shape[x.ndim - dims :], eps=1e-5, out=out)
     for (memory, _, covered), old in zip(outs, before, strict=True):
         assert ((memory == old) | covered).all()
-    with unheard():
+    with strategies.unheard():
         sums = native(x).astype(np.longdouble) + native(residual).astype(np.longdouble)
         # Where one is beyond 2^53, what float64 makes of it.
         error = 2.0**-53 * (np.abs(native(x).astype(np.longdouble)) + np.abs(native(residual).astype(np.longdouble)))

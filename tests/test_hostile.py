@@ -1,5 +1,7 @@
 """Arguments that lie, arrays larger than any memory, subclasses: an error or the right result, and no memory but their own."""
 
+import os
+
 import cases
 import fusednorm as fn
 import ml_dtypes
@@ -26,6 +28,7 @@ NO_MEMORY = {
 }
 
 
+@pytest.mark.skipif("FUSEDNORM_SANITIZED" in os.environ, reason="the sanitizer ends the process instead of throwing")
 @pytest.mark.parametrize("shape", [(2, 2**50), (2**50, 2), (2, 2**60), (2, 2**61), (2**61, 2), (2**60, 7)], ids=str)
 @pytest.mark.parametrize("call", NO_MEMORY.values(), ids=NO_MEMORY)
 def test_results_that_no_memory_holds(call, shape):
@@ -166,3 +169,15 @@ def test_one_array_for_both_running_statistics(rng):
     fn.batch_norm(x, np.ones(6), var, training=True)
     fn.batch_norm(x, both, both, training=True)
     np.testing.assert_array_equal(both, var)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@cases.every_norm
+def test_unaligned_parameters(norm, kind, rng):
+    """Of the very type that is computed with: they are copied all the same. The sanitizer sees it if not."""
+    x = cases.draw(rng, (4, 6, 6), kind)
+    call = cases.make_call(norm, x, rng)
+    given = {n: getattr(call, n).astype(kind) for n in ("weight", "bias", "mean", "var") if getattr(call, n) is not None}
+    want = cases.replace(call, **given).run(x)
+    got = cases.replace(call, **{n: cases.unaligned(a) for n, a in given.items()}).run(x)
+    assert cases.same_bits(got, want)
