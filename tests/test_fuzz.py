@@ -78,9 +78,9 @@ def drawn_calls(draw):
     if where in ("fresh", "apart"):
         at["out"] = MARGIN + rooms["x"] + rooms.get("residual", 0)
     memory = strategies.allocate(np.random.default_rng(0), sum(rooms.values()) + 32)
-    arrays = {}
+    arrays, masks = {}, {}
     for role, one in layout.items():
-        arrays[role], covered = replace(one, read_only=False).place(memory, at[role], shape, kinds[role])
+        arrays[role], masks[role] = replace(one, read_only=False).place(memory, at[role], shape, kinds[role])
     for role in ("x", "residual"):
         if role in arrays:
             scale = draw(st.sampled_from(strategies.SCALES))
@@ -90,13 +90,13 @@ def drawn_calls(draw):
     if kind in cases.FLOATS and x.size and activation != "gelu" and draw(st.integers(0, 15)) == 15:
         x[tuple(draw(st.integers(0, n - 1)) for n in shape)] = draw(st.sampled_from((np.nan, np.inf, -np.inf)))
     call = draw(strategies.calls(native(x)))
-    out = None if where == "fresh" else arrays["out"]
+    out, covered = (None, np.zeros(memory.size, bool)) if where == "fresh" else (arrays["out"], masks["out"])
     if where == "x" and dtype == kind and 0 not in layout["x"].steps:
-        out, (_, covered) = x, layout["x"].place(memory, at["x"], shape, kind)
+        out, covered = x, masks["x"]
     else:
         x.flags.writeable = not layout["x"].read_only
     keywords = {"activation": activation, "dtype": asked}
-    return Drawn(call, memory, x, arrays.get("residual"), out, covered & (out is not None), keywords, dtype)
+    return Drawn(call, memory, x, arrays.get("residual"), out, covered, keywords, dtype)
 
 
 @share(60)
