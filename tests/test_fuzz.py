@@ -115,7 +115,8 @@ def test_norms(d, threads):
     assert y is d.out or (d.out is None and type(y) is np.ndarray and y.dtype == d.dtype)
     assert y.shape == x.shape
     if d.out is None:
-        assert y.strides == np.empty_like(d.x, dtype=d.dtype).strides or y.size == 0
+        wanted = np.empty_like(d.x, dtype=d.dtype).strides
+        assert y.size == 0 or all(a == b for a, b, n in zip(y.strides, wanted, y.shape, strict=True) if n > 1)
     if x.size:
         expected(d.call, x, residual, d.keywords["activation"], d.dtype).check(native(y))
     if x.size > 30_000:
