@@ -8,10 +8,14 @@
 namespace fusednorm {
 namespace {
 
-// A dense copy in C order; the array itself where it is one already.
+constexpr size_t kMostDims = 64;  // NumPy's
+
+PyTypeObject* api_type() { return reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_); }
+
+// A dense, aligned copy in C order; the array itself where it is one already.
 py::array dense(const py::array& a, Type type) {
     const QuietCasts quiet;
-    return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = false);
+    return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = is_odd(a));
 }
 
 }  // namespace
@@ -27,7 +31,13 @@ std::string text_of(py::handle object) {
         const auto a = py::reinterpret_borrow<py::array>(object);
         return "an array of shape " + text_of(a.shape(), static_cast<int>(a.ndim()));
     }
-    std::string text = py::str(py::repr(object));
+    // In ASCII: cutting UTF-8 could leave half a character.
+    const auto ascii = py::reinterpret_steal<py::object>(PyObject_ASCII(object.ptr()));
+    if (!ascii) {
+        PyErr_Clear();
+        return "a value of type " + std::string(Py_TYPE(object.ptr())->tp_name);
+    }
+    std::string text = py::str(ascii);
     std::replace(text.begin(), text.end(), '\n', ' ');
     return text.size() > 80 ? text.substr(0, 77) + "..." : text;
 }
@@ -45,13 +55,13 @@ void Arguments::value_error(const char* argument, const std::string& expected, c
 // ---- arrays
 
 py::array Arguments::convert(const char* argument, py::handle object) const {
-    if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+    if (Py_TYPE(object.ptr()) == api_type()) return py::reinterpret_borrow<py::array>(object);
     if (object.is_none()) type_error(argument, "an array", "None");
     try {
         const bool by_dlpack = !py::hasattr(object, "__array__") && py::hasattr(object, "__dlpack__");
         return numpy().attr(by_dlpack ? "from_dlpack" : "asarray")(object);
     } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_Exception)) throw;
+        if (!e.matches(PyExc_Exception) || e.matches(PyExc_MemoryError)) throw;
         const std::string what = std::string(function) + ": " + argument + ": expected what numpy.asarray reads, got " +
                                  std::string(py::str(py::type::of(object).attr("__name__"))) + " that it does not";
         py::raise_from(e, e.matches(PyExc_ValueError) ? PyExc_ValueError : PyExc_TypeError, what.c_str());
@@ -76,7 +86,7 @@ Type Arguments::result_type(const Array& x, py::handle dtype) const {
         const py::dtype asked = py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype));
         if (type_of(asked, type) && is_float(type)) return type;
     } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_TypeError)) throw;
+        if (!e.matches(PyExc_Exception)) throw;
     }
     type_error("dtype", "float16, bfloat16 (of ml_dtypes), float32 or float64", text_of(dtype));
 }
@@ -113,7 +123,9 @@ Array Arguments::residual(py::handle object, const Array& x) const {
 double Arguments::real(const char* argument, py::handle object) const {
     const double value = PyFloat_AsDouble(object.ptr());
     if (value == -1 && PyErr_Occurred()) {
+        const bool is_large = PyErr_ExceptionMatches(PyExc_OverflowError);
         PyErr_Clear();
+        if (is_large) value_error(argument, "a number that float64 holds", text_of(object));
         type_error(argument, "a number", text_of(object));
     }
     return value;
@@ -140,7 +152,9 @@ std::vector<int64_t> Arguments::integers(const char* argument, py::handle object
     PyErr_Clear();
     std::vector<int64_t> values;
     if (is_sequence) {
-        for (py::handle one : py::reinterpret_borrow<py::sequence>(object)) values.push_back(integer(argument, one));
+        const auto sequence = py::reinterpret_borrow<py::sequence>(object);
+        if (sequence.size() > kMostDims) value_error(argument, "at most 64 integers", std::to_string(sequence.size()));
+        for (py::handle one : sequence) values.push_back(integer(argument, one));
     } else if (PyIndex_Check(object.ptr())) {
         values.push_back(integer(argument, object));
     } else {

@@ -1,7 +1,9 @@
 // What a user passed, checked: Python objects become arrays of known type, shape and strides, or a TypeError or
 // ValueError that names the function, the argument, what was expected and what came. No kernel is called here.
 #pragma once
+#include <limits>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -9,14 +11,19 @@
 
 namespace fusednorm {
 
-// n doubles, not initialized; few of them lie in place.
+// rows times n doubles, not initialized; few of them lie in place.
 class Doubles {
 public:
-    explicit Doubles(int64_t n) : heap(n > kInPlace ? new double[static_cast<size_t>(n)] : nullptr) {}
+    Doubles(int64_t rows, int64_t n) : heap(n > kInPlace / rows ? allocate(rows, n) : nullptr) {}
     double* data() { return heap ? heap.get() : in_place; }
 
 private:
     static constexpr int64_t kInPlace = 256;
+    // A broadcast array has up to 2^63 channels for free.
+    static double* allocate(int64_t rows, int64_t n) {
+        if (n > std::numeric_limits<int64_t>::max() / rows) throw std::bad_alloc();
+        return new double[static_cast<size_t>(rows * n)];
+    }
     double in_place[kInPlace];
     std::unique_ptr<double[]> heap;
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <numeric>
 
 #include "memory.hpp"
@@ -78,7 +79,7 @@ bool type_of(const py::dtype& dtype, Type& type) {
     switch (dtype.kind()) {
         case 'f':
             type = bytes == 2 ? Type::f16 : bytes == 4 ? Type::f32 : Type::f64;
-            return bytes <= 8;
+            return bytes == 2 || bytes == 4 || bytes == 8;  // ml_dtypes has one of a single byte
         case 'b':
             type = Type::boolean;
             return true;
@@ -148,8 +149,10 @@ Array view_of(py::array array, Type type) {
 
 py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides) {
     auto& api = py::detail::npy_api::get();
-    auto bytes = static_cast<size_t>(size_of(type));
-    for (int i = 0; i < ndim; ++i) bytes *= static_cast<size_t>(shape[i]);
+    int64_t product = size_of(type);
+    for (int i = 0; i < ndim; ++i)
+        if (__builtin_mul_overflow(product, shape[i], &product)) throw std::bad_alloc();
+    const auto bytes = static_cast<size_t>(product);
     py::object owner;
     void* memory = nullptr;
     if (bytes >= kLargeBytes) {
@@ -176,6 +179,13 @@ bool overlap(const Array& a, const Array& b) {
     a.extent(a_first, a_last), b.extent(b_first, b_last);
     return a_first < b_last && b_first < a_last;
 }
+
+bool share_memory(const Array& a, const Array& b) {
+    constexpr int kMaxWork = 10000;
+    return overlap(a, b) && numpy().attr("may_share_memory")(a.array, b.array, kMaxWork).cast<bool>();
+}
+
+void copy_values(py::handle to, py::handle from) { numpy().attr("copyto")(numpy().attr("asarray")(to), from); }
 
 bool is_dense(const Array& x) {
     if (proxy(py::reinterpret_borrow<py::array>(x.array))->flags & kContiguous) return true;

@@ -34,7 +34,11 @@ Array array_like(const Array& x, Type type);
 // Whether x has the strides of array_like(x), but for its item size.
 bool is_dense(const Array& x);
 Array dense_copy(const Array& x, Type type);
+// Whether the ranges of memory do, which is quick to know; whether any element does (or it is too hard to tell).
 bool overlap(const Array& a, const Array& b);
+bool share_memory(const Array& a, const Array& b);
+// Of an array of a subclass, its memory: whatever copyto does for that class.
+void copy_values(py::handle to, py::handle from);
 
 constexpr bool is_float(Type type) { return static_cast<int>(type) < kFloatTypes; }
 // False for a type that the kernels do not know.

@@ -22,6 +22,8 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
         e.set_error();
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();
+    } catch (const std::length_error&) {  // of a std::vector: more than could ever be had
+        PyErr_NoMemory();
     } catch (const std::exception& e) {
         PyErr_SetString(PyExc_NotImplementedError, e.what());
     }

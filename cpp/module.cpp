@@ -2,6 +2,7 @@
 // Python's functional.py has the same functions with names and defaults; here every argument is positional.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "arguments.hpp"
 #include "dispatch.hpp"
@@ -61,7 +62,7 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
 
     Operation op;
     op.eps = check.eps(a.eps);
-    Doubles parameters(5 * channels);
+    Doubles parameters(5, channels);
     double *weight = parameters.data(), *bias = weight + channels, *zero = bias + channels;
     double *running_mean = zero + channels, *running_var = running_mean + channels;
     check.channels("weight", a.weight, x, layout.axis, 1, weight);
@@ -69,14 +70,17 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     op.weight = weight, op.bias = bias;
 
     const bool has_running = !a.running_mean.is_none() || !a.running_var.is_none();
-    check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
-    check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
+    // What is updated is read as the same array: an object may give another one each time that it is asked.
+    const auto taken = [&](const char* name, py::handle object) -> py::object {
+        if (!a.use_batch || object.is_none()) return py::reinterpret_borrow<py::object>(object);
+        return check.updatable(name, object);
+    };
+    const py::object mean_target = taken("running_mean", a.running_mean), var_target = taken("running_var", a.running_var);
+    check.channels("running_mean", mean_target, x, layout.axis, 0, running_mean);
+    check.channels("running_var", var_target, x, layout.axis, 1, running_var);
     if (!a.use_batch)
         for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
             if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
-    py::object mean_target, var_target;
-    if (a.use_batch && !a.running_mean.is_none()) mean_target = check.updatable("running_mean", a.running_mean);
-    if (a.use_batch && !a.running_var.is_none()) var_target = check.updatable("running_var", a.running_var);
 
     if (a.use_batch && !num_groups) layout.check_count(check, x);
     const Array r = check.residual(a.residual, x);
@@ -99,15 +103,15 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     if (size > 0) run(op, size);
     if (size > 0 && a.use_batch && has_running) {
         // Averaged over the samples, where each has its own statistics.
-        Doubles batch(2 * channels);
+        Doubles batch(2, channels);
         double *mean = batch.data(), *var = mean + channels;
         std::fill_n(mean, 2 * channels, 0.0);
         for (int64_t i = 0; i < samples * channels; ++i) {
             mean[i % channels] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
             var[i % channels] += op.moments.m2[i] / static_cast<double>(layout.count - 1) / static_cast<double>(samples);
         }
-        if (mean_target) update(mean_target, running_mean, mean, channels, a.momentum);
-        if (var_target) update(var_target, running_var, var, channels, a.momentum);
+        if (!mean_target.is_none()) update(mean_target, running_mean, mean, channels, a.momentum);
+        if (!var_target.is_none()) update(var_target, running_var, var, channels, a.momentum);
     }
     if (!return_stats) return y.finish();
     return with_statistics(y.finish(), op, type, layout.statistics_shape(), op.given ? 1 : layout.count,
@@ -203,7 +207,7 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
     Result y(check, given, type, outs[0], {r}, {p.weight, p.bias});
     Result sum(check, given, type, outs[1], {r}, {p.weight, p.bias});
-    if (overlap(y.view, sum.view)) check.value_error("out", "two arrays that share no memory", "two that do");
+    if (share_memory(y.place(), sum.place())) check.value_error("out", "two arrays that share no memory", "two that do");
     if (given.size() > 0) {
         // The sum is made where the arrays lie alike; elsewhere copies do.
         const Array x = given.type == type && is_dense(given) ? given : dense_copy(given, type), terms = laid_like(r, x);
@@ -214,7 +218,7 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
         op.terms[0] = x.data, op.terms[1] = terms.data, op.term_type = terms.type;
         push_row_axes(op, arrays, p.dims);
         run(op, s.size());
-        if (!direct) numpy().attr("copyto")(sum.view.array, s.array);
+        if (!direct) copy_values(sum.view.array, s.array);
     }
     return py::make_tuple(y.finish(), sum.finish());
 }

@@ -52,7 +52,7 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
 
 py::object Result::finish() {
     if (!target) return view.array;
-    numpy().attr("copyto")(target, view.array);
+    copy_values(target, view.array);
     return target;
 }
 

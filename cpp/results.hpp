@@ -12,6 +12,8 @@ public:
            std::initializer_list<py::array> before);
     Array view;
     py::object finish();
+    // Where the values end: out, or the fresh array.
+    Array place() const { return target ? view_of(py::reinterpret_borrow<py::array>(target), view.type) : view; }
 
 private:
     py::object target;  // out, where view is a temporary

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import fusednorm as fn
+import ml_dtypes
 import numpy as np
 
 FUNCTIONS = {f.__name__: f for f in (fn.batch_norm, fn.instance_norm, fn.group_norm, fn.layer_norm, fn.rms_norm, fn.moments)}
@@ -72,6 +73,8 @@ for kind in ("complex64", "complex128", "object", "datetime64[s]", "timedelta64[
 refused(EVERY, "x", TypeError, DTYPES, "dtype float128|dtype longdouble", np.zeros(SHAPE, "g"))
 refused(EVERY, "x", TypeError, DTYPES, "dtype <U1", np.full(SHAPE, "a"))
 refused(EVERY, "x", TypeError, DTYPES, r"dtype \[\('f0'", np.zeros(SHAPE, "f4,f4"))
+for kind in ("float8_e5m2", "float8_e4m3", "int4"):  # the first one's kind is that of float64
+    refused(EVERY, "x", TypeError, DTYPES, f"dtype {kind}", np.zeros(SHAPE, getattr(ml_dtypes, kind)))
 refused(EVERY, "x", TypeError, "an array", "None", None)
 refused(EVERY, "x", ValueError, r"what numpy\.asarray reads", "list", [[1.0, 2.0], [3.0]])
 refused(EVERY, "x", TypeError, r"what numpy\.asarray reads", "Broken", Broken())
@@ -91,6 +94,8 @@ for eps in (-1e-5, -1, np.nan, np.inf, -np.inf):
 for eps in ("1e-5", [1], 1j):
     refused(NORMS, "eps", TypeError, "a number", re.escape(repr(eps)), eps)
 refused((*BY_CHANNEL, "layer_norm"), "eps", TypeError, "a number", "None", None)
+for eps in (10**400, -(10**400), 10**5000):
+    refused(NORMS, "eps", ValueError, "a number that float64 holds", "-?10000|a value of type int", eps)
 for momentum in ("high", None, [0.1]):
     refused(RUNNING, "momentum", TypeError, "a number", re.escape(repr(momentum)), momentum)
 for axis in (3, -4, 99):
@@ -106,6 +111,7 @@ for groups in (2.0, None, "2"):
 
 for sizes in (4, 0, -6, 12, 2**62, (4,), (6, 4), (2, 4), (1, 2, 4, 6), (24,), (4, -6), [5]):
     refused(BY_ROW, "normalized_shape", ValueError, r"the last dimensions of x.*\(2, 4, 6\)", re.escape(str(sizes)), sizes)
+refused(BY_ROW, "normalized_shape", ValueError, "at most 64 integers", str(2**40), range(2**40))
 refused(BY_ROW, "normalized_shape", ValueError, "at least one dimension", r"\(\)", ())
 for sizes in (6.0, None, "6", (4, 6.0)):
     refused(BY_ROW, "normalized_shape", TypeError, "an integer", re.escape(repr(sizes).strip("()").split(", ")[-1]), sizes)
@@ -143,15 +149,18 @@ for shape in ((2, 4, 7), (2, 24), (1, 2, 4, 6), (2, 4, 1), ()):
 for kind in ("float64", "int32", "float16", "complex64"):
     refused(NORMS, "out", TypeError, "dtype float32", f"dtype {kind}", np.zeros(SHAPE, kind))
 refused(NORMS, "out", TypeError, "dtype float64", "dtype float32", zeros(*SHAPE), dtype="f8")
+refused(NORMS, "out", TypeError, "dtype float64", "dtype float8_e5m2", np.zeros(SHAPE, ml_dtypes.float8_e5m2), dtype="f8")
 refused(NORMS, "out", TypeError, "dtype float64", "dtype float32", zeros(*SHAPE), x=np.zeros(SHAPE, np.uint8))
 refused(NORMS, "out", TypeError, r"a numpy\.ndarray", "list", zeros(*SHAPE).tolist())
 refused(NORMS, "out", ValueError, "a writeable array", "read-only", read_only(zeros(*SHAPE)))
 repeating = np.lib.stride_tricks.as_strided(zeros(6), SHAPE, (0, 0, 4))
 refused(NORMS, "out", ValueError, "elements do not share memory", "stride of 0", repeating)
-for dtype in (np.int32, "g", bool, "complex64", "nonsense", 3):
-    refused(EVERY, "dtype", TypeError, "float16, bfloat16 .*, float32 or float64", re.escape(repr(dtype)), dtype)
+for dtype in (np.int32, "g", bool, "complex64", "nonsense", 3, {"names": ["a"]}, "\ud800"):
+    refused(EVERY, "dtype", TypeError, "float16, bfloat16 .*, float32 or float64", re.escape(ascii(dtype)), dtype)
 for activation in ("ReLU", "", "swish", "gelu_erf"):
     refused(NORMS, "activation", ValueError, "one of None, 'relu', .*'leaky_relu'", re.escape(repr(activation)), activation)
+# Cut where a character of two bytes would be cut in half.
+refused(NORMS, "activation", ValueError, "one of None, 'relu', .*'leaky_relu'", r"'a\\xe9.*\.\.\.", "a" + "é" * 60)
 for activation in (1, b"relu", True, ["relu"]):
     refused(NORMS, "activation", TypeError, "one of None, 'relu', .*'leaky_relu'", re.escape(repr(activation)), activation)
 for shape in ((2, 4, 7), (4, 6), (1, 4, 6), (2, 4, 1), ()):

@@ -135,3 +135,19 @@ def test_large_out_over_x(rng, four_threads):
         call = cases.make_call(norm, x, rng)
         expected = call.run(x.copy())
         np.testing.assert_array_equal(call.run(x, out=out), expected)
+
+
+@pytest.mark.parametrize("function", [fn.add_layer_norm, fn.add_rms_norm])
+def test_two_results_in_one_piece_of_memory(function, rng):
+    """Side by side or taking turns is fine; over each other is not, also where each lies over x and comes by a temporary."""
+    x, residual = cases.draw(rng, (4, 6)), cases.draw(rng, (4, 6))
+    want = function(x, residual, 6)
+    flat = np.zeros((4, 12), np.float32)
+    for outs in ((flat[:, :6], flat[:, 6:]), (flat[:, ::2], flat[:, 1::2]), (flat[:, 1::2], flat[:, -2::-2])):
+        got = function(x, residual, 6, out=outs)
+        np.testing.assert_array_equal(got, want)
+    line = cases.draw(rng, (30,))
+    before, shifted = line.copy(), line[3:27].reshape(4, 6)
+    with pytest.raises(ValueError, match="out: expected two arrays that share no memory"):
+        function(line[:24].reshape(4, 6), residual, 6, out=(shifted, shifted))
+    np.testing.assert_array_equal(line, before)

@@ -269,9 +269,13 @@ class RunningMoments:
         if any(c.ndim != 2 or len(c) != 2 or c.shape != columns[0].shape for c in columns):
             shapes = [c.shape for c in columns]
             raise ValueError(f"RunningMoments.load_state_dict: expected three arrays of one shape (2, C), got {shapes}")
-        axis = np.asarray(state["channel_axis"])
+        axis, masked = np.asarray(state["channel_axis"]), np.asarray(state["masked"])
+        if axis.size > 1 or (axis.size and axis.dtype.kind not in "iu"):
+            raise ValueError(f"RunningMoments.load_state_dict: channel_axis: expected an integer or none, got {axis}")
+        if masked.size != 1 or masked.dtype != np.bool_:
+            raise ValueError(f"RunningMoments.load_state_dict: masked: expected one bool, got {masked}")
         new = RunningMoments(int(axis) if axis.size else None)
-        new.unpack(np.concatenate(columns).T, bool(np.asarray(state["masked"])))
+        new.unpack(np.concatenate(columns).T, bool(masked))
         self._channel_axis = new.channel_axis
         return self.unpack(*new.pack())
 

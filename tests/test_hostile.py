@@ -1,0 +1,183 @@
+"""Arguments that lie, arrays larger than any memory, subclasses: an error or the right result, and no memory but their own."""
+
+import os
+
+import cases
+import fusednorm as fn
+import ml_dtypes
+import numpy as np
+import pytest
+
+
+def repeated(*shape, dtype=np.uint8):
+    """Return an array of one value that is as large as its strides of 0 let it be."""
+    return np.lib.stride_tricks.as_strided(np.ones(1, dtype), shape, (0,) * len(shape))
+
+
+NO_MEMORY = {
+    "batch": lambda x: fn.batch_norm(x, training=True),
+    "batch by sample": lambda x: fn.batch_norm(x, training=True, channel_axis=0),
+    "batch in float16": lambda x: fn.batch_norm(x, training=True, dtype=np.float16),
+    "layer": lambda x: fn.layer_norm(x, x.shape[-1]),
+    "rms": lambda x: fn.rms_norm(x, x.shape[-1]),
+    "group": lambda x: fn.group_norm(x, 1),
+    "instance": lambda x: fn.instance_norm(x, channel_axis=0),
+    "sum": lambda x: fn.add_layer_norm(x, x, x.shape[-1]),
+    "moments": lambda x: fn.moments(x, ()),
+    "states": lambda x: fn.RunningMoments(int(np.argmax(x.shape))).update(x),
+}
+
+
+@pytest.mark.skipif("FUSEDNORM_SANITIZED" in os.environ, reason="the sanitizer ends the process instead of throwing")
+@pytest.mark.parametrize("shape", [(2, 2**50), (2**50, 2), (2, 2**60), (2, 2**61), (2**61, 2), (2**60, 7)], ids=str)
+@pytest.mark.parametrize("call", NO_MEMORY.values(), ids=NO_MEMORY)
+def test_results_that_no_memory_holds(call, shape):
+    """Sizes in bytes, and how many parameters there are, are beyond what 64 bits count."""
+    with pytest.raises(MemoryError):
+        call(repeated(*shape))
+
+
+@pytest.mark.parametrize("dtype", ["u1", *cases.FLOATS])
+def test_moments_of_a_value_repeated_without_end(dtype):
+    mean, var = fn.moments(repeated(2**20, 2**20, dtype=dtype))
+    assert (mean, var) == (1, 0)
+    assert fn.RunningMoments(None).update(repeated(2**20, 2**20, dtype=dtype)).count == 2**40
+
+
+class Changing:
+    """Another array each time that it is asked; a number too, as tensors are."""
+
+    def __init__(self, *arrays):
+        self.arrays = list(arrays)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.arrays.pop(0)
+
+    def __float__(self):
+        return 0.0
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_that_shrink(name):
+    """What is updated is what was checked."""
+    first, second = np.full(4096, 0.5), np.full(1, 0.5)
+    running = {"running_mean": np.zeros(4096), "running_var": np.ones(4096)} | {name: Changing(first, second)}
+    fn.batch_norm(np.ones((3, 4096)), **running, training=True)
+    assert second[0] == 0.5
+    assert (first != 0.5).all()
+
+
+class Exporter:
+    """What `__dlpack__` gives is no capsule."""
+
+    def __dlpack__(self, **keywords):
+        return 5
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+
+@pytest.mark.parametrize("x", [Exporter(), Changing(None), Changing([1.0]), Changing("a")], ids=lambda x: type(x).__name__)
+def test_protocols_that_lie(x):
+    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected what numpy\.asarray reads, got "):
+        fn.layer_norm(x, 6)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_not_the_arguments_fault_is_raised_as_it_is(error):
+    class Raising:
+        def __array__(self, dtype=None, copy=None):
+            raise error
+
+    with pytest.raises(error):
+        fn.layer_norm(Raising(), 6)
+
+
+def test_arguments_without_repr():
+    class Silent:
+        def __repr__(self):
+            raise RuntimeError
+
+    for name in ("eps", "activation", "dtype"):
+        with pytest.raises(TypeError, match=rf"^rms_norm: {name}: expected .*, got a value of type Silent$"):
+            fn.rms_norm(np.ones((2, 3)), 3, **{name: Silent()})
+
+
+class Odd(np.ndarray):
+    """Everything that a subclass can change is changed."""
+
+    shape = strides = dtype = property(lambda self: None)
+
+    def astype(self, *arguments, **keywords):
+        return np.zeros(1)
+
+    def __array_function__(self, *arguments, **keywords):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("kind", ["f4", ">f4", "f2", ml_dtypes.bfloat16])
+def test_subclasses_are_their_memory(kind, rng):
+    """As np.asarray has it: the mask of a masked array does not count, `out` keeps its class."""
+    x = cases.draw(rng, (3, 64)).astype(kind)
+    arrays = {"weight": np.ones(64, kind), "running_mean": np.ones(64, kind), "running_var": np.ones(64, kind)}
+    want = fn.batch_norm(x, **{k: a.copy() for k, a in arrays.items()}, training=True, residual=x)
+    got = fn.batch_norm(x.view(Odd), **{k: a.view(Odd) for k, a in arrays.items()}, training=True, residual=x.view(Odd))
+    assert type(got) is np.ndarray
+    assert cases.same_bits(got, want)
+    memory = np.zeros(x.size + 1, want.dtype)
+    memory[:-1] = x.ravel()
+    out = memory[1:].reshape(x.shape)
+    view = out.view(Odd)
+    assert fn.layer_norm(memory[:-1].reshape(x.shape), 64, out=view) is view
+    np.testing.assert_array_equal(out.astype("f8"), fn.layer_norm(x, 64).astype("f8"))
+
+
+def test_matrix_and_masked_array(rng):
+    x = cases.draw(rng, (3, 4))
+    want = fn.layer_norm(x, 4)
+    for other in (x.copy().view(np.matrix), np.ma.masked_array(x.copy(), x > 3)):
+        got = fn.layer_norm(other, 4)
+        assert type(got) is np.ndarray
+        np.testing.assert_array_equal(got, want)
+        assert fn.layer_norm(other, 4, out=other) is other
+
+
+def test_as_many_dimensions_as_numpy_has():
+    ndim = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+    shape = tuple(2 if i % 5 == 0 else 1 for i in range(ndim))
+    x = np.arange(2.0 ** sum(n > 1 for n in shape)).reshape(shape)
+    flat = x.reshape(2, -1)
+    np.testing.assert_array_equal(fn.group_norm(x, 1).ravel(), fn.group_norm(flat, 1, channel_axis=1).ravel())
+    np.testing.assert_array_equal(fn.layer_norm(x[..., ::-1], shape[1:]).ravel(), fn.layer_norm(flat, flat.shape[1]).ravel())
+    assert fn.moments(x.T, keepdims=True).mean == x.mean()
+    y, total = fn.add_rms_norm(x, x.astype("f4"), shape)
+    assert y.shape == total.shape == shape
+
+
+def test_weight_is_out_and_running_mean_is_x(rng):
+    x = cases.draw(rng, (4, 6))
+    out = cases.draw(rng, (4, 6))
+    want = fn.layer_norm(x, 6, out[0].copy())
+    np.testing.assert_array_equal(fn.layer_norm(x, 6, out[0], out=out), want)
+    want = fn.batch_norm(x.copy(), training=True)
+    np.testing.assert_array_equal(fn.batch_norm(x, x[0], np.ones(6), training=True), want)
+
+
+def test_one_array_for_both_running_statistics(rng):
+    """Both are read before either is written; the variance is written last."""
+    x, both, var = cases.draw(rng, (4, 6)), np.ones(6), np.ones(6)
+    fn.batch_norm(x, np.ones(6), var, training=True)
+    fn.batch_norm(x, both, both, training=True)
+    np.testing.assert_array_equal(both, var)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@cases.every_norm
+def test_unaligned_parameters(norm, kind, rng):
+    """Of the very type that is computed with: they are copied all the same. The sanitizer sees it if not."""
+    x = cases.draw(rng, (4, 6, 6), kind)
+    call = cases.make_call(norm, x, rng)
+    given = {n: getattr(call, n).astype(kind) for n in ("weight", "bias", "mean", "var") if getattr(call, n) is not None}
+    want = cases.replace(call, **given).run(x)
+    got = cases.replace(call, **{n: cases.unaligned(a) for n, a in given.items()}).run(x)
+    assert cases.same_bits(got, want)
