@@ -77,4 +77,4 @@ def docs(session: nox.Session) -> None:
     """Build the site of .docs/ into build/site. A warning is an error."""
     session.chdir(ROOT)
     session.install(".[docs]")
-    session.run("mkdocs", "build", "--strict", "--config-file", ".docs/mkdocs.yml")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", ".docs", "build/site")

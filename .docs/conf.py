@@ -1,0 +1,22 @@
+"""The site: the pages of this folder, parts of the README files, and the docstrings."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+project = PROJECT["name"]
+release = PROJECT["version"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
+html_theme = "alabaster"
+html_theme_options = {"description": PROJECT["description"], "page_width": "1000px"}
+html_copy_source = False
+default_role = "py:obj"
+numpydoc_show_class_members = False
+autodoc_typehints = "none"
+# What is optional is imported where it is used.
+autodoc_mock_imports = ["mpi4py"]
+myst_heading_anchors = 3
+# The README's links to files of the repository.
+suppress_warnings = ["myst.xref_missing"]
