@@ -66,10 +66,7 @@ def lint(session: nox.Session) -> None:
     """Ruff, mypy and clang-format."""
     session.chdir(ROOT)
     session.install(".[lint,demo,bench]")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("mypy")
-    session.run("clang-format", "--dry-run", "--Werror", *map(str, sorted(ROOT.glob("cpp/**/*.[ch]pp"))))
+    session.run(".ci/lint", external=True)
 
 
 @nox.session

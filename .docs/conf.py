@@ -1,16 +1,12 @@
 """The site: the pages of this folder, parts of the README files, and the docstrings."""
 
-import tomllib
-from pathlib import Path
+import fusednorm
 
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-project = PROJECT["name"]
-release = PROJECT["version"]
+project = "fusednorm"
+release = fusednorm.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
 html_theme = "alabaster"
-html_theme_options = {"description": PROJECT["description"], "page_width": "1000px"}
+html_theme_options = {"description": fusednorm.__doc__, "page_width": "1000px"}
 html_copy_source = False
 default_role = "py:obj"
 numpydoc_show_class_members = False

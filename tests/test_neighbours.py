@@ -113,10 +113,7 @@ def test_one_layer_in_eight_threads(case, restless, rng):
     """In evaluation, with a parameter that others assign all the while: each result is that of one of the two values."""
     layer = layer_cases.draw_state(case.make(), rng).eval()
     arrays = [cases.draw(rng, case.shape) for _ in range(2)]
-    if getattr(layer, "weight", None) is None:
-        choices = [None]
-    else:
-        choices = [layer.weight.copy(), -layer.weight]
+    choices = [None] if getattr(layer, "weight", None) is None else [layer.weight.copy(), -layer.weight]
     wanted = []
     for x, weight in itertools.product(arrays, choices):
         layer.weight = weight
