@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from fusednorm import __main__ as command
 from fusednorm import files
-from PIL import Image
 from processes import run_python
-from sklearn import datasets
+
+Image = pytest.importorskip("PIL.Image")
+datasets = pytest.importorskip("sklearn.datasets")
 
 PHOTOGRAPHS = Path(datasets.__file__).parent / "images"
 

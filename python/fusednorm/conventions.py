@@ -67,8 +67,8 @@ def from_state(
 ) -> L:
     """Return a layer, in evaluation mode, from the saved arrays of another framework.
 
-    Names, eps, momentum and the axis of the channels are what the framework means by them. The page on conventions in the
-    README has the table.
+    Names, eps, momentum and the axis of the channels are what the framework means by them. The site's page on conventions has
+    the table.
 
     Parameters
     ----------

@@ -46,9 +46,16 @@ def find_files(paths: list[str], follow_symlinks: bool) -> list[str]:
     files: list[str] = []
     for path in paths:
         matches = [path] if os.path.lexists(path) or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
-        for match in matches or [path]:
+        for match in [m for m in matches if follow_symlinks or not matches_link(path, m)] or [path]:
             files += walk(match, follow_symlinks) if os.path.isdir(match) else [match]
     return list(dict.fromkeys(files))
+
+
+def matches_link(pattern: str, match: str) -> bool:
+    """Whether a part of the match that the pattern does not spell out is a symbolic link."""
+    parts = Path(match).parts
+    spelled = next((i for i, part in enumerate(Path(pattern).parts) if glob.has_magic(part)), len(parts))
+    return any(os.path.islink(os.path.join(*parts[:i])) for i in range(spelled + 1, len(parts) + 1))
 
 
 def walk(folder: str, follow_symlinks: bool) -> Iterator[str]:

@@ -1,0 +1,151 @@
+"""Machines unlike this one: limits on threads, nothing readable or writable, processors with fewer instructions.
+
+Each runs `smoke.py` in a process of its own, and must give the bits that it gives here.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import smoke
+from processes import SECONDS
+
+SMOKE = smoke.__file__
+
+
+def run_smoke(before="", under=(), **environment):
+    """Return what the script says, run after some code, under some other program."""
+    code = f"import sys; sys.path.insert(0, {str(Path(SMOKE).parent)!r}); import smoke\n{before}\nsmoke.main()"
+    command = [*under, sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def here():
+    return run_smoke()
+
+
+# ---- limits
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OMP_THREAD_LIMIT": "1"},
+        {"OMP_DYNAMIC": "true"},
+        {"OMP_NUM_THREADS": "64", "OMP_DYNAMIC": "true", "OMP_THREAD_LIMIT": "3"},
+        {"OMP_STACKSIZE": "64k", "OMP_NUM_THREADS": "8"},
+        {"OMP_PROC_BIND": "true", "OMP_PLACES": "{0}"},
+    ],
+    ids=lambda e: " ".join(f"{k}={v}" for k, v in e.items()),
+)
+def test_openmp_variables(environment, here):
+    """Four threads are asked for, whatever comes of it."""
+    said = run_smoke("import fusednorm; fusednorm.set_num_threads(4)", **environment)
+    assert said["hash"] == here["hash"]
+
+
+# The limit counts the user's processes: root's are not limited, so it becomes a user who has no other.
+NO_THREADS = """
+import resource, os, threading
+import numpy.random, fusednorm
+fusednorm.set_num_threads(4)
+if os.getuid() == 0:
+    os.setuid(54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+try:
+    threading.Thread(target=int).start()
+except RuntimeError:
+    pass
+else:
+    raise SystemExit("the limit limits nothing")
+"""
+
+
+@pytest.mark.xfail(reason="libgomp ends the process: threads.cpp must try before it enters a region")
+def test_no_thread_can_be_started(here):
+    assert run_smoke(NO_THREADS)["hash"] == here["hash"]
+
+
+# ---- files
+
+NOTHING_WRITABLE = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+
+
+def test_no_file_can_be_written(here):
+    assert run_smoke(NOTHING_WRITABLE, HOME="/nonexistent", TMPDIR="/nonexistent") == here
+
+
+# What a process in a container without /sys, and with a closed /proc, gets.
+CLOSED = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+static int is_closed(const char *p) {
+    return !strncmp(p, "/sys/", 5) || (!strncmp(p, "/proc/", 6) && (strstr(p, "cgroup") || strstr(p, "cpuinfo")));
+}
+#define REFUSE(name)                                                                  \
+    FILE *name(const char *path, const char *mode) {                                  \
+        FILE *(*next)(const char *, const char *) = dlsym(RTLD_NEXT, #name);           \
+        if (!is_closed(path)) return next(path, mode);                                \
+        fprintf(stderr, "refused %s\n", path);                                        \
+        errno = EACCES;                                                               \
+        return NULL;                                                                  \
+    }
+REFUSE(fopen)
+REFUSE(fopen64)
+"""
+
+
+def test_no_cgroup_can_be_read(here, tmp_path):
+    """Then nothing but OMP_NUM_THREADS limits the threads."""
+    if not sys.platform.startswith("linux") or not shutil.which("cc"):
+        pytest.skip("needs Linux and a C compiler")
+    (tmp_path / "closed.c").write_text(CLOSED)
+    library = tmp_path / "closed.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "closed.c", "-ldl"], check=True)
+    command = [sys.executable, SMOKE]
+    environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "5"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert "refused /proc/self/cgroup" in result.stderr
+    assert json.loads(result.stdout) == here | {"threads": 5}
+
+
+# ---- processors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cpu", "isa"), [("Nehalem", "baseline"), ("SandyBridge", "baseline"), ("Haswell", "avx2")])
+def test_processor(cpu, isa, here):
+    """From 2008 without AVX, 2011 with AVX, 2013 with AVX2 and no AVX-512: NumPy's own oldest is the first."""
+    emulator = shutil.which("qemu-x86_64")
+    if not emulator or os.uname().machine != "x86_64":
+        pytest.skip("needs qemu-user and x86-64")
+    said = run_smoke(under=(emulator, "-cpu", cpu), OMP_NUM_THREADS="2")
+    assert (said["isa"], said["hash"]) == (isa, here["hash"])
+
+
+@pytest.mark.slow
+def test_aarch64(here):
+    """FUSEDNORM_AARCH64: a command that runs Python with the package built for it. .ci/aarch64 makes it."""
+    command = os.environ.get("FUSEDNORM_AARCH64")
+    if not command:
+        pytest.skip("needs FUSEDNORM_AARCH64, see .ci/aarch64")
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "2"}
+    result = subprocess.run(
+        [*command.split(), str(Path(SMOKE))], env=environment, capture_output=True, text=True, timeout=4 * SECONDS, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert (said["isa"], said["hash"]) == ("neon", here["hash"])
