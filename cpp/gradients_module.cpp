@@ -120,7 +120,7 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, const
     const int64_t channels = layout.channels, stats = layout.samples * layout.groups;
     GradientOperation op;
     op.of.eps = check.eps(a.eps);
-    Doubles parameters(5 * channels);
+    Doubles parameters(5, channels);
     double *weight = parameters.data(), *running_mean = weight + channels, *running_var = running_mean + channels;
     op.grad_weight = running_var + channels, op.grad_bias = op.grad_weight + channels;
     const Type type = check.parameter_type("weight", a.weight, x.type);
@@ -188,7 +188,7 @@ py::tuple row_gradients(const Arguments& check, const NormSpec& spec, const Roww
     const GivenStatistics given = given_statistics(check, a.stats, {x.shape, x.shape + first}, spec.centered);
     const std::vector<py::ssize_t> shape(x.shape + first, x.shape + x.ndim);
     const int64_t channels = product(x.shape, first, x.ndim);
-    Doubles gradients(2 * channels);
+    Doubles gradients(2, channels);
     op.of.weight = weight.data();
     op.grad_weight = gradients.data(), op.grad_bias = op.grad_weight + channels;
     std::fill_n(op.grad_weight, 2 * channels, 0.0);

@@ -20,7 +20,11 @@ constexpr int64_t kItemValues = 1 << 14;
 // and 10.
 inline int64_t stream_bytes() {
     constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
     static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#else
+    constexpr int64_t last_cache = 0;  // musl does not know
+#endif
     return last_cache > 0 ? std::clamp(last_cache, kLeast, kMost) : kUnknown;
 }
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
