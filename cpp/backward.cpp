@@ -5,6 +5,7 @@
 #include "backward.hpp"
 
 #include <cmath>
+#include <limits>
 
 #include "backward_rows.hpp"
 #include "dispatch.hpp"
@@ -171,6 +172,8 @@ private:
             std::fill_n(u.slope + s * per, per, slope);
             std::fill_n(u.offset + s * per, per, -(plain * rstd / count) - low * slope);
         }
+        // grad times a factor: what normalize does around 0.
+        if (gradient.constant) std::fill_n(u.center, channels, 0.0), std::fill_n(u.offset, channels, 0.0);
         *u.wide = op.x_type == Type::f64 || !narrow(u);
     }
 
@@ -191,15 +194,24 @@ private:
 
     void write_pieces(const Offsets& unit, const Numbers& u, int64_t begin, int64_t end) const {
         const bool wide = *u.wide != 0;
-        const auto gradient_x = k.gradient[type][wide][down][gradient.constant ? 0 : 1];
         const auto coefs = [&](int which, const double* doubles, int64_t c) {
             return wide ? static_cast<const void*>(doubles + c) : static_cast<const void*>(u.narrow + which * channels + c);
         };
         walk(plan.write, unit, begin, end, [&](const Piece& p) {
-            const int64_t c = down ? 0 : p.at.affine - unit.affine;
-            gradient_x({at(gradient.grad, p.at.x, op.x_type), at(op.x, p.at.x, op.x_type),
-                        const_cast<char*>(at(op.y, p.at.x, op.x_type)), p.rows, p.cols, p.row.x, coefs(1, u.factor, c),
-                        coefs(0, u.center, c), coefs(2, u.slope, c), coefs(3, u.offset, c), p.row.affine, ahead, stream});
+            const int64_t c = down ? 0 : p.at.affine - unit.affine, ld = p.row.x;
+            const void *grad = at(gradient.grad, p.at.x, op.x_type), *center = coefs(0, u.center, c);
+            const void *factor = coefs(1, u.factor, c), *offset = coefs(3, u.offset, c);
+            void* y = const_cast<char*>(at(op.y, p.at.x, op.x_type));
+            if (gradient.constant) {
+                NormalizeTile t{};
+                t.x = grad, t.y = y, t.rows = p.rows, t.cols = p.cols, t.x_ld = t.y_ld = ld;
+                t.center = center, t.scale = factor, t.shift = offset, t.coef_ld = p.row.affine;
+                t.ahead = ahead, t.stream = stream, t.floor = -std::numeric_limits<double>::infinity();
+                (wide ? k.fused[type][0] : k.normalize[type])[down](t);
+            } else {
+                k.gradient[type][wide][down]({grad, at(op.x, p.at.x, op.x_type), y, p.rows, p.cols, ld, factor, center,
+                                              coefs(2, u.slope, c), offset, p.row.affine, ahead, stream});
+            }
         });
     }
 

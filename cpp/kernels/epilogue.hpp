@@ -45,12 +45,13 @@ FUSEDNORM_INLINE void finish_rows(const FinishTile& tile) {
 
 template <class T>
 void finish(const FinishTile& tile) {
-    if (tile.stream && tile.cols >= kStreamCols) {
-        finish_rows<true, T>(tile);
-        stream_fence();
-    } else {
-        finish_rows<false, T>(tile);
+    if constexpr (kStreams) {
+        if (tile.stream && tile.cols >= kStreamCols) {
+            finish_rows<true, T>(tile);
+            return stream_fence();
+        }
     }
+    finish_rows<false, T>(tile);
 }
 
 // In double: the one rounding is that to T.

@@ -126,7 +126,6 @@ struct RowSlopes {
         factor = broadcast(factors[r * ld]), center = broadcast(centers[r * ld]);
         slope = broadcast(slopes[r * ld]), offset = broadcast(offsets[r * ld]);
     }
-    FUSEDNORM_INLINE Lanes<A> constant(const Lanes<A>& g, int64_t, int64_t) const { return g * factor; }
     FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t) const {
         return g * factor + ((x - center) * slope + offset);
     }
@@ -137,9 +136,6 @@ template <class A>
 struct ColSlopes {
     const A *factor, *center, *slope, *offset;
     FUSEDNORM_INLINE void row(int64_t) {}
-    FUSEDNORM_INLINE Lanes<A> constant(const Lanes<A>& g, int64_t c, int64_t n) const {
-        return g * (n >= kLanes ? load<A>(factor + c) : load_some<A>(factor + c, n));
-    }
     FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t c) const {
         return g * load<A>(factor + c) + ((x - load<A>(center + c)) * load<A>(slope + c) + load<A>(offset + c));
     }
@@ -149,8 +145,7 @@ struct ColSlopes {
     }
 };
 
-// FromX: the statistics are those of x, so that grad_x depends on it.
-template <bool Stream, bool FromX, class T, class A, class C>
+template <bool Stream, class T, class A, class C>
 FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
     T* y = static_cast<T*>(t.y);
@@ -158,16 +153,14 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld, y += ld) {
         coefs.row(r);
         const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            const Lanes<A> g = load_some<A>(grad + c, n);
-            store_some(y + c, FromX ? coefs.some(g, load_some<A>(x + c, n), c, n) : coefs.constant(g, c, n), n);
+            store_some(y + c, coefs.some(load_some<A>(grad + c, n), load_some<A>(x + c, n), c, n), n);
         };
         int64_t c = Stream ? head_of(y) : 0;
         if (c > 0) some(0, c);
         for (; c + kLanes <= cols; c += kLanes) {
             __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-            const Lanes<A> g = load<A>(grad + c);
-            const Lanes<A> value = FromX ? coefs.whole(g, load<A>(x + c), c) : coefs.constant(g, c, kLanes);
+            const Lanes<A> value = coefs.whole(load<A>(grad + c), load<A>(x + c), c);
             if constexpr (Stream) {
                 stream(y + c, value);
             } else {
@@ -178,40 +171,41 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     }
 }
 
-template <bool FromX, class T, class A, class C>
+template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
-    if (t.stream && t.cols >= kStreamCols) {
-        gradient_rows<true, FromX, T, A>(t, coefs);
-        stream_fence();
-    } else {
-        gradient_rows<false, FromX, T, A>(t, coefs);
+    if constexpr (kStreams) {
+        if (t.stream && t.cols >= kStreamCols) {
+            gradient_rows<true, T, A>(t, coefs);
+            return stream_fence();
+        }
     }
+    gradient_rows<false, T, A>(t, coefs);
 }
 
-template <class T, class A, bool FromX>
+template <class T, class A>
 void gradient_by_rows(const GradientTile& t) {
-    gradient_with<FromX, T, A>(t, RowSlopes<A>(t));
+    gradient_with<T, A>(t, RowSlopes<A>(t));
 }
 
 // Few contiguous columns: several rows are one, with the coefficients written out as often.
-template <class T, class A, bool FromX>
+template <class T, class A>
 void gradient_by_cols(const GradientTile& t) {
     const int64_t cols = t.cols, fold = t.ld == cols ? fold_of(cols) : 1, wide = fold * cols, rows = t.rows / fold;
     const void* given[] = {t.factor, t.center, t.slope, t.offset};
     const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
-    if (fold == 1 || rows == 0) return gradient_with<FromX, T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
+    if (fold == 1 || rows == 0) return gradient_with<T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
     A coefs[4][kFoldCols];
     for (int i = 0; i < 4; ++i)
         for (int64_t c = 0; c < wide; ++c) coefs[i][c] = coef(i)[c % cols];
     const ColSlopes<A> folded{coefs[0], coefs[1], coefs[2], coefs[3]};
     GradientTile part = t;
     part.rows = rows, part.cols = part.ld = wide;
-    gradient_with<FromX, T, A>(part, folded);
+    gradient_with<T, A>(part, folded);
     part.grad = static_cast<const T*>(t.grad) + rows * wide;
     part.x = static_cast<const T*>(t.x) + rows * wide;
     part.y = static_cast<T*>(t.y) + rows * wide;
     part.rows = 1, part.cols = (t.rows - rows * fold) * cols;
-    if (part.cols > 0) gradient_with<FromX, T, A>(part, folded);
+    if (part.cols > 0) gradient_with<T, A>(part, folded);
 }
 
 // ---- statistics that are rows, with weights of their own for the columns
@@ -258,6 +252,12 @@ FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
 
 // Rows that are read before any of them is written: rows a multiple of 4 KiB apart would wait for each other's stores.
 constexpr int kRowsAtOnce = 4;
+// Written out only where registers hold four rows: elsewhere they go through memory anyway.
+#if defined(__AVX512F__)
+#define FUSEDNORM_ROWS_UNROLL FUSEDNORM_LANES_UNROLL
+#else
+#define FUSEDNORM_ROWS_UNROLL FUSEDNORM_LANES_LOOP
+#endif
 
 // Columns outside, rows inside: the sums over the rows, which are double, stay in registers.
 template <bool Stream, class T, class A>
@@ -267,7 +267,8 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
     const A *offsets = static_cast<const A*>(t.offset), *weights = static_cast<const A*>(t.weight);
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
     const int64_t rows = t.rows, ld = t.ld;
-    const auto column = [&](int64_t c, auto get, auto get_double, auto put, auto put_double) __attribute__((always_inline)) {
+    const auto column = [&](int64_t c, auto at_once, auto get, auto get_double, auto put,
+                            auto put_double) __attribute__((always_inline)) {
         const Lanes<A> weight = get(weights + c);
         Lanes<double> to_weight = get_double(t.grad_weight + c), to_bias = get_double(t.grad_bias + c);
         const auto value_of = [&](int64_t r) __attribute__((always_inline)) {
@@ -279,13 +280,14 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
             return get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
         };
         int64_t r = 0;
-        for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
-            Lanes<A> values[kRowsAtOnce];
-            FUSEDNORM_LANES_UNROLL
-            for (int i = 0; i < kRowsAtOnce; ++i) values[i] = value_of(r + i);
-            FUSEDNORM_LANES_UNROLL
-            for (int i = 0; i < kRowsAtOnce; ++i) put(static_cast<T*>(t.y) + (r + i) * ld + c, values[i]);
-        }
+        if constexpr (at_once)
+            for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+                Lanes<A> values[kRowsAtOnce];
+                FUSEDNORM_ROWS_UNROLL
+                for (int i = 0; i < kRowsAtOnce; ++i) values[i] = value_of(r + i);
+                FUSEDNORM_ROWS_UNROLL
+                for (int i = 0; i < kRowsAtOnce; ++i) put(static_cast<T*>(t.y) + (r + i) * ld + c, values[i]);
+            }
         for (; r < rows; ++r) put(static_cast<T*>(t.y) + r * ld + c, value_of(r));
         put_double(t.grad_weight + c, to_weight);
         put_double(t.grad_bias + c, to_bias);
@@ -293,7 +295,7 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
     int64_t c = 0;
     for (; c + kLanes <= t.cols; c += kLanes) {
         column(
-            c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
+            c, std::true_type(), [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
             [](const auto* p) __attribute__((always_inline)) { return load<double>(p); },
             [](T* y, const Lanes<A>& value) __attribute__((always_inline)) {
                 if constexpr (Stream) {
@@ -308,19 +310,20 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
     const auto put = [n](auto* p, const auto& value) __attribute__((always_inline)) { store_some(p, value, n); };
     if (n > 0)
         column(
-            c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
+            c, std::false_type(), [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
             [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);
 }
 
 template <class T, class A>
 void row_gradients(const RowGradientTile& t) {
     const auto past = (reinterpret_cast<uintptr_t>(t.y) | static_cast<uintptr_t>(t.ld) * sizeof(T)) % kStreamBytes<T>;
-    if (t.stream && past == 0) {
-        row_gradient_with<true, T, A>(t);
-        stream_fence();
-    } else {
-        row_gradient_with<false, T, A>(t);
+    if constexpr (kStreams) {
+        if (t.stream && past == 0) {
+            row_gradient_with<true, T, A>(t);
+            return stream_fence();
+        }
     }
+    row_gradient_with<false, T, A>(t);
 }
 
 }  // namespace

@@ -3,8 +3,8 @@
 #pragma once
 #include "lanes.hpp"
 
-// What the baseline does in many instructions is not repeated in every loop.
-#if defined(__AVX2__)
+// What takes many instructions is not repeated in every loop.
+#if defined(__AVX512F__)
 #define FUSEDNORM_SOFTWARE FUSEDNORM_INLINE
 #else
 #define FUSEDNORM_SOFTWARE __attribute__((noinline))

@@ -21,12 +21,7 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
 #define FUSEDNORM_NONE {nullptr, nullptr, nullptr}
 #define FUSEDNORM_ACTIVATE(name) {activate_all<Activation::name, float>, activate_all<Activation::name, double>}
 #define FUSEDNORM_FLOATS(function) {function<float>, function<double>, function<f16>, function<bf16>}
-#define FUSEDNORM_GRADIENT(T, A)                                         \
-    {                                                                    \
-        {gradient_by_rows<T, A, false>, gradient_by_rows<T, A, true>}, { \
-            gradient_by_cols<T, A, false>, gradient_by_cols<T, A, true>  \
-        }                                                                \
-    }
+#define FUSEDNORM_GRADIENT(T, A) {gradient_by_rows<T, A>, gradient_by_cols<T, A>}
 #define FUSEDNORM_GRADIENTS(T) {FUSEDNORM_GRADIENT(T, float), FUSEDNORM_GRADIENT(T, double)}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 

@@ -187,8 +187,8 @@ struct Kernels {
     void (*sum[kFloatTypes][2])(const SumTile&);
     void (*gradient_sums_rows[kFloatTypes])(const GradientRowsTile&);
     void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
-    // [type][Precision][by rows or by columns][whether grad_x depends on x]. Precision is that of the arithmetic.
-    void (*gradient[kFloatTypes][2][2][2])(const GradientTile&);
+    // [type][in float or double][by rows or by columns]
+    void (*gradient[kFloatTypes][2][2])(const GradientTile&);
     void (*row_gradient_sums[kFloatTypes])(const RowSumsTile&);
     void (*row_gradients[kFloatTypes][2])(const RowGradientTile&);
     // To double.

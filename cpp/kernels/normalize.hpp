@@ -142,12 +142,13 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
 // Not inlined: the folded columns below would repeat it.
 template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
-    if (t.stream && t.cols >= kStreamCols) {
-        normalize_rows<true, In, Out, A>(t, coefs, E(t));
-        stream_fence();
-    } else {
-        normalize_rows<false, In, Out, A>(t, coefs, E(t));
+    if constexpr (kStreams) {
+        if (t.stream && t.cols >= kStreamCols) {
+            normalize_rows<true, In, Out, A>(t, coefs, E(t));
+            return stream_fence();
+        }
     }
+    normalize_rows<false, In, Out, A>(t, coefs, E(t));
 }
 
 template <class In, class Out, class A, class E>

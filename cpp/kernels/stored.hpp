@@ -120,8 +120,31 @@ FUSEDNORM_INLINE __m256i mask_of_8(int64_t n) {
 #endif
 
 template <class R, class T>
-FUSEDNORM_INLINE R load_part_some(const T* p, int64_t n, BitsOf<T> fill) {
+FUSEDNORM_SOFTWARE R load_one_by_one(const T* p, int64_t n, R raw) {
     constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
+    const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
+    BitsOf<T> buffer[kWidth];
+    __builtin_memcpy(buffer, &raw, sizeof buffer);
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(buffer + i, p + i, sizeof(T));
+    __builtin_memcpy(&raw, buffer, sizeof raw);
+    return raw;
+}
+
+template <class R, class T>
+FUSEDNORM_SOFTWARE void store_one_by_one(T* p, const R& raw, int64_t n) {
+    constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
+    const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
+    FUSEDNORM_LANES_LOOP
+    for (int64_t i = 0; i < count; ++i) {
+        const BitsOf<T> one = raw[i];
+        __builtin_memcpy(p + i, &one, sizeof one);
+    }
+}
+
+template <class R, class T>
+FUSEDNORM_INLINE R load_part_some(const T* p, int64_t n, BitsOf<T> fill) {
+    [[maybe_unused]] constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
     const R rest = fill - R{};
 #if defined(__AVX512F__)
     const auto mask = mask_of<kWidth>(n);
@@ -156,19 +179,12 @@ FUSEDNORM_INLINE R load_part_some(const T* p, int64_t n, BitsOf<T> fill) {
             reinterpret_cast<__m128>(rest), _mm_maskload_ps(reinterpret_cast<const float*>(p), mask), _mm_castsi128_ps(mask)));
     }
 #endif
-    R raw = rest;
-    const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
-    BitsOf<T> buffer[kWidth];
-    __builtin_memcpy(buffer, &raw, sizeof buffer);
-    FUSEDNORM_LANES_LOOP
-    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(buffer + i, p + i, sizeof(T));
-    __builtin_memcpy(&raw, buffer, sizeof raw);
-    return raw;
+    return load_one_by_one<R>(p, n, rest);
 }
 
 template <class R, class T>
 FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
-    constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
+    [[maybe_unused]] constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
 #if defined(__AVX512F__)
     const auto mask = mask_of<kWidth>(n);
     if constexpr (sizeof(R) == 64 && sizeof(T) == 4)
@@ -190,12 +206,7 @@ FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
         return _mm_maskstore_ps(reinterpret_cast<float*>(p), _mm256_castsi256_si128(mask_of_4(n)),
                                 reinterpret_cast<__m128>(raw));
 #endif
-    const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
-    FUSEDNORM_LANES_LOOP
-    for (int64_t i = 0; i < count; ++i) {
-        const BitsOf<T> one = raw[i];
-        __builtin_memcpy(p + i, &one, sizeof one);
-    }
+    store_one_by_one(p, raw, n);
 }
 
 // The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
@@ -228,6 +239,10 @@ FUSEDNORM_INLINE double as_double(const T& value) {
 }
 
 // ---- past the caches
+
+// Whether loops have a second form that streams. Not where it would store as the first does (Arm), nor in the baseline: it is
+// a third of the whole module already.
+constexpr bool kStreams = kBytes > 16;
 
 // What p must be aligned to.
 template <class T>
