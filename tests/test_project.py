@@ -25,8 +25,8 @@ API = {
     "* channel_axis=1 residual=None activation=None dtype=None out=None return_stats=False",
     "instance_norm": "x / running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1 eps=1e-05 "
     "* channel_axis=1 residual=None activation=None dtype=None out=None return_stats=False",
-    "add_layer_norm": "x / residual normalized_shape weight=None bias=None eps=1e-05 * out=None",
-    "add_rms_norm": "x / residual normalized_shape weight=None eps=None * out=None",
+    "add_layer_norm": "x residual normalized_shape weight=None bias=None eps=1e-05 * out=None",
+    "add_rms_norm": "x residual normalized_shape weight=None eps=None * out=None",
     "batch_norm_backward": "grad x running_mean=None running_var=None weight=None training=False eps=1e-05 "
     "* channel_axis=1 stats=None",
     "layer_norm_backward": "grad x normalized_shape weight=None eps=1e-05 * stats=None",

@@ -30,7 +30,7 @@ def test_settings(rng):
 
 def test_errors():
     stats = fn.RunningMoments()
-    with pytest.raises(ValueError, match="to_batch_norm: expected statistics with values"):
+    with pytest.raises(ValueError, match="from_moments: stats: expected values in every channel"):
         stats.to_batch_norm()
     with pytest.raises(ValueError, match="to_batch_norm: dims: expected 1, 2 or 3, got 4"):
         stats.update([[1.0]]).to_batch_norm(4)

@@ -554,7 +554,6 @@ def rms_norm(
 
 def add_layer_norm(
     x: ArrayLike,
-    /,
     residual: ArrayLike,
     normalized_shape: SupportsIndex | Sequence[SupportsIndex],
     weight: ArrayLike | None = None,
@@ -603,7 +602,6 @@ def add_layer_norm(
 
 def add_rms_norm(
     x: ArrayLike,
-    /,
     residual: ArrayLike,
     normalized_shape: SupportsIndex | Sequence[SupportsIndex],
     weight: ArrayLike | None = None,

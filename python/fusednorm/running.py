@@ -203,10 +203,8 @@ class RunningMoments:
         ----------
         dims
             1, 2 or 3: BatchNorm1d, 2d or 3d.
-        ddof
-            0: the variance of the data seen, so that the layer gives it unit variance; 1: the unbiased one.
-        **keywords
-            For the layer. `num_features` and `channel_axis` are known, unless they are named.
+        ddof, **keywords
+            As for ``BatchNorm2d.from_moments``.
 
         Raises
         ------
@@ -215,15 +213,8 @@ class RunningMoments:
         """
         if dims not in (1, 2, 3):
             raise ValueError(f"RunningMoments.to_batch_norm: dims: expected 1, 2 or 3, got {dims!r}")
-        if self.num_channels == 0 or np.any(np.asarray(self.count) == 0):
-            raise ValueError("RunningMoments.to_batch_norm: expected statistics with values in every channel, got none")
-        axis = 1 if self._channel_axis is None else self._channel_axis
-        settings = {"num_features": self.num_channels, "channel_axis": axis} | keywords
-        layers: Any = importlib.import_module("fusednorm.layers")
-        layer = getattr(layers, f"BatchNorm{dims}d")(**settings)
-        layer.running_mean[...] = self.mean
-        layer.running_var[...] = self.var(ddof)
-        return layer.eval()
+        layers: Any = importlib.import_module("fusednorm.layers")  # which imports this module
+        return getattr(layers, f"BatchNorm{dims}d").from_moments(self, ddof=ddof, **keywords)
 
     # ---- keeping and sending
 

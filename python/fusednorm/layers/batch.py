@@ -1,6 +1,6 @@
 """Batch normalization layers."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike
 from fusednorm import _core, gradients
 from fusednorm.arrays import Array, as_array
 from fusednorm.layers.running import RunningNorm
+from fusednorm.running import RunningMoments
+
+Self = TypeVar("Self", bound="BatchNorm")
 
 
 class BatchNorm(RunningNorm):
@@ -63,6 +66,38 @@ class BatchNorm(RunningNorm):
     >>> layer.eval()
     BatchNorm1d(2, eps=0, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
+
+    @classmethod
+    def from_moments(cls: type[Self], stats: RunningMoments, *, ddof: float = 0, **options: Any) -> Self:
+        """Return a layer in evaluation mode whose running statistics are those of the data seen ("precise" batch norm).
+
+        Parameters
+        ----------
+        stats
+            What was collected; its channels and its channel axis are the layer's, unless `options` name them.
+        ddof
+            0: the variance of the data seen, so that the layer gives it unit variance; 1: the unbiased one.
+        **options
+            For the layer.
+
+        Raises
+        ------
+        ValueError
+            Where a channel has seen no value.
+
+        Examples
+        --------
+        >>> import numpy as np, fusednorm as fn
+        >>> stats = fn.RunningMoments().update(np.array([[1.0, 10.0], [3.0, 30.0]]))
+        >>> fn.BatchNorm1d.from_moments(stats).running_mean
+        array([ 2., 20.], dtype=float32)
+        """
+        if stats.num_channels == 0 or np.any(np.asarray(stats.count) == 0):
+            raise ValueError(f"{cls.__name__}.from_moments: stats: expected values in every channel, got none")
+        axis = 1 if stats.channel_axis is None else stats.channel_axis
+        layer = cls(**({"num_features": stats.num_channels, "channel_axis": axis} | options))
+        layer.load_state_dict({"running_mean": stats.mean, "running_var": stats.var(ddof)}, strict=False)
+        return layer.eval()
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
