@@ -229,3 +229,9 @@ def test_normalized_shape_is_any_sequence(shape, rng):
     np.testing.assert_array_equal(fn.layer_norm(x, shape), fn.layer_norm(x.reshape(2, 12), 12).reshape(x.shape))
     np.testing.assert_array_equal(fn.rms_norm(x, np.array(4)), fn.rms_norm(x, 4))
     assert fn.moments(x, np.array([0, 1])).mean.shape == (4,)
+
+
+def test_any_byte_but_zero_is_true():
+    """A bool array may be a view of other memory."""
+    x = np.arange(40, dtype=np.uint8).reshape(4, 10).view(bool)
+    np.testing.assert_array_equal(fn.moments(x, 1).mean, [0.9, 1, 1, 1])

@@ -9,6 +9,8 @@ template <class In, class Out>
 FUSEDNORM_INLINE Out copied(const In& value) {
     if constexpr (std::is_same_v<In, Out>) {
         return value;
+    } else if constexpr (std::is_same_v<In, bool>) {  // any byte may lie there: a view of other memory
+        return *reinterpret_cast<const unsigned char*>(&value) != 0;
     } else {
         return as_double(value);
     }
