@@ -193,11 +193,19 @@ bool is_dense(const Array& x) {
     return std::equal(strides.begin(), strides.end(), x.strides);
 }
 
-Array dense_copy(const Array& x, Type type) {
-    const Array copy = array_like(x, type);
+Array dense_copy(const Array& x, Type type) { return copy_of(x, array_like(x, type).array, type); }
+
+Array copy_of(const Array& from, py::array to, Type type) {
+    const Array copy = view_of(std::move(to), type);
     const QuietCasts quiet;
-    numpy().attr("copyto")(copy.array, x.array);
+    numpy().attr("copyto")(copy.array, from.array);
     return copy;
+}
+
+bool lies_like(const Array& a, const Array& b) {
+    for (int i = 0; i < a.ndim; ++i)
+        if (a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
+    return a.type == b.type;
 }
 
 }  // namespace fusednorm

@@ -34,6 +34,10 @@ Array array_like(const Array& x, Type type);
 // Whether x has the strides of array_like(x), but for its item size.
 bool is_dense(const Array& x);
 Array dense_copy(const Array& x, Type type);
+// The values of from in to, an array of its shape and of this type.
+Array copy_of(const Array& from, py::array to, Type type);
+// Whether two arrays of one shape have one type and one layout.
+bool lies_like(const Array& a, const Array& b);
 // Whether the ranges of memory do, which is quick to know; whether any element does (or it is too hard to tell).
 bool overlap(const Array& a, const Array& b);
 bool share_memory(const Array& a, const Array& b);

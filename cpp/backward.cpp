@@ -5,7 +5,6 @@
 #include "backward.hpp"
 
 #include <cmath>
-#include <limits>
 
 #include "backward_rows.hpp"
 #include "dispatch.hpp"
@@ -186,8 +185,7 @@ private:
             u.narrow[c] = center, u.narrow[channels + c] = static_cast<float>(u.factor[c]);
             u.narrow[2 * channels + c] = static_cast<float>(u.slope[c]);
             u.narrow[3 * channels + c] = static_cast<float>(offset);
-            fits = fits && fits_float(u.factor[c]) && fits_float(u.slope[c]) && fits_float(center) &&
-                   !(std::fabs(offset) > 0x1p126);
+            fits = fits && fits_float(u.factor[c]) && fits_float(u.slope[c]) && fits_float(center) && fits_float_sum(offset);
         }
         return fits;
     }
@@ -206,7 +204,7 @@ private:
                 NormalizeTile t{};
                 t.x = grad, t.y = y, t.rows = p.rows, t.cols = p.cols, t.x_ld = t.y_ld = ld;
                 t.center = center, t.scale = factor, t.shift = offset, t.coef_ld = p.row.affine;
-                t.ahead = ahead, t.stream = stream, t.floor = -std::numeric_limits<double>::infinity();
+                t.ahead = ahead, t.stream = stream, t.floor = kNoFloor;
                 (wide ? k.fused[type][0] : k.normalize[type])[down](t);
             } else {
                 k.gradient[type][wide][down]({grad, at(op.x, p.at.x, op.x_type), y, p.rows, p.cols, ld, factor, center,

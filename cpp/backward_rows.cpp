@@ -103,7 +103,7 @@ private:
             to.shift[i] = static_cast<float>(rows_of.shift[i] + (lost - lost == 0 ? lost * rows_of.scale[i] : 0));
             to.slope[i] = static_cast<float>(rows_of.slope[i]), to.offset[i] = static_cast<float>(rows_of.offset[i]);
             fits = fits && fits_float(rows_of.scale[i]) && fits_float(rows_of.center[i]) && fits_float(rows_of.slope[i]) &&
-                   !(std::fabs(rows_of.offset[i]) > 0x1p126);
+                   fits_float_sum(rows_of.offset[i]);
         }
         return fits;
     }

@@ -20,4 +20,7 @@ inline bool fits_float(double factor) {
     return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
 }
 
+// Of what is only added: a tiny one may round to 0.
+inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126); }
+
 }  // namespace fusednorm

@@ -20,19 +20,6 @@ Type wider(Type a, Type b) {
     return fits_float(a) && fits_float(b) ? Type::f32 : Type::f64;
 }
 
-Array copy_of(const Array& from, py::array to, Type type) {
-    const Array copy = view_of(std::move(to), type);
-    const QuietCasts quiet;
-    numpy().attr("copyto")(copy.array, from.array);
-    return copy;
-}
-
-bool lies_like(const Array& a, const Array& b) {
-    for (int i = 0; i < a.ndim; ++i)
-        if (a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
-    return a.type == b.type;
-}
-
 // The arrays of one call as the loops take them: of one type, and alike in memory.
 struct Laid {
     Array x, grad, y;

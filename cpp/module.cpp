@@ -188,11 +188,9 @@ py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
 
 // r in the memory order of x, in x's type or in double.
 Array laid_like(const Array& r, const Array& x) {
-    if (r.type == x.type && std::equal(r.strides, r.strides + r.ndim, x.strides)) return r;
-    const Array copy = array_like(x, r.type == x.type ? x.type : Type::f64);
-    const QuietCasts quiet;
-    numpy().attr("copyto")(copy.array, r.array);
-    return copy;
+    if (lies_like(r, x)) return r;
+    const Type type = r.type == x.type ? x.type : Type::f64;
+    return copy_of(r, array_like(x, type).array, type);
 }
 
 py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
@@ -211,7 +209,7 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     if (given.size() > 0) {
         // The sum is made where the arrays lie alike; elsewhere copies do.
         const Array x = given.type == type && is_dense(given) ? given : dense_copy(given, type), terms = laid_like(r, x);
-        const bool direct = is_dense(sum.view) && std::equal(x.strides, x.strides + x.ndim, sum.view.strides);
+        const bool direct = is_dense(sum.view) && lies_like(x, sum.view);
         const Array s = direct ? sum.view : array_like(x, type);
         const Operands arrays{s, y.view, {}};
         arrays.describe(op, type);

@@ -2,7 +2,6 @@
 #include "tiles.hpp"
 
 #include <algorithm>
-#include <limits>
 
 namespace fusednorm {
 namespace {
@@ -11,8 +10,6 @@ namespace {
 constexpr int64_t kAhead = 2048;
 // Values that go through double on their way: what a first-level cache holds beside x, r and y.
 constexpr int64_t kThroughValues = 1024;
-
-constexpr double kNoFloor = -std::numeric_limits<double>::infinity();
 
 int64_t width_index(Type t) {
     const int64_t bytes = size_of(t);

@@ -2,6 +2,7 @@
 // Only raw pointers, integers and plain structs cross it. Strides and leading dimensions are in elements.
 #pragma once
 #include <cstdint>
+#include <limits>
 
 namespace fusednorm {
 
@@ -83,8 +84,9 @@ struct NormalizeTile {
     // fused: y = max(floor, ... + r), r in the type of y, or absent
     const void* r;
     int64_t r_ld;
-    double floor;
+    double floor;  // kNoFloor: none
 };
+constexpr double kNoFloor = -std::numeric_limits<double>::infinity();
 
 // t(rows, cols) += r, in the type that r is stored in.
 struct AddTile {
@@ -133,7 +135,7 @@ struct GradientColsTile {
     double *plain, *product, *scratch;
 };
 
-// y(rows, cols) = grad * factor + (x - center) * slope + offset; or grad * factor.
+// y(rows, cols) = grad * factor + (x - center) * slope + offset.
 struct GradientTile {
     const void *grad, *x;
     void* y;

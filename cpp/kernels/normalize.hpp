@@ -62,7 +62,7 @@ struct BothCoefs {
     }
 };
 
-// What follows, in the same pass: nothing; a residual and relu, in double (a floor of -infinity is none).
+// What follows, in the same pass: nothing; a residual and relu, in double.
 struct Plain {
     FUSEDNORM_INLINE explicit Plain(const NormalizeTile&) {}
     FUSEDNORM_INLINE void row(int64_t) {}
