@@ -58,7 +58,7 @@ public:
 
 private:
     // Rows whose columns' sums are one partial sum: a part of the result's definition, as the blocks of the moments are.
-    static constexpr int64_t kLeastRows = 16, kMostBlocks = 64;
+    static constexpr int64_t kLeastRows = 32, kMostBlocks = 64;
     // Rows taken at once, so that x and grad of all of them are in the cache, and few loads of the columns' sums are needed.
     static constexpr int64_t kStripValues = 4096, kLeastStrip = 8, kMostStrip = 64;
     static constexpr int64_t kColumns = 256;

@@ -95,9 +95,8 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_half(const Vector<float, N>& value
 template <int N>
 FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& value) {
     using U = Vector<uint32_t, N>;
-    const U bits = reinterpret_cast<U>(value);
-    const U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = bits >> 16 | 0x40;
-    return convert_part<Vector<uint16_t, N>>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
+    const U bits = reinterpret_cast<U>(value), rounded = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
+    return convert_part<Vector<uint16_t, N>>((value != value ? quiet : rounded) >> 16);
 }
 
 // Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.
