@@ -68,7 +68,6 @@ else:
 """
 
 
-@pytest.mark.xfail(reason="libgomp ends the process: threads.cpp must try before it enters a region")
 def test_no_thread_can_be_started(here):
     assert run_smoke(NO_THREADS)["hash"] == here["hash"]
 
