@@ -34,7 +34,4 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
     {#function, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, n>)), METH_FASTCALL, \
      #function signature "\n--\n\n"}
 
-// Those of gradients_module.cpp.
-PyMethodDef* gradient_functions();
-
 }  // namespace fusednorm

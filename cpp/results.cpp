@@ -2,6 +2,7 @@
 #include "results.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fusednorm {
 namespace {
@@ -54,6 +55,24 @@ py::object Result::finish() {
     if (!target) return view.array;
     copy_values(target, view.array);
     return target;
+}
+
+py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
+                           int64_t count, int64_t repeats) {
+    const int ndim = static_cast<int>(shape.size());
+    const py::array mean = new_array(Type::f64, ndim, shape.data(), nullptr),
+                    rstd = new_array(Type::f64, ndim, shape.data(), nullptr);
+    auto *means = reinterpret_cast<double*>(proxy(mean)->data), *rstds = reinterpret_cast<double*>(proxy(rstd)->data);
+    const int64_t n = mean.size();
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t from = repeats > 0 ? i % repeats : i;
+        means[i] = count > 0 ? op.moments.mean[from] + op.moments.low[from] : NAN;
+        rstds[i] = count > 0 ? 1 / std::sqrt(op.moments.m2[from] / static_cast<double>(count) + op.eps) : NAN;
+    }
+    const QuietCasts quiet;
+    const py::dtype dtype = dtype_of(type == Type::f64 ? Type::f64 : Type::f32);
+    const auto cast = [&](const py::array& a) -> py::object { return a.attr("astype")(dtype, py::arg("copy") = false); };
+    return py::make_tuple(y, op.centered ? cast(mean) : py::none(), cast(rstd));
 }
 
 }  // namespace fusednorm

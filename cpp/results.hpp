@@ -1,4 +1,4 @@
-// Where a result goes: a fresh array in x's memory order, or `out` after its checks.
+// Where a result goes: a fresh array in x's memory order, or `out` after its checks; and what may come with it.
 #pragma once
 #include "arguments.hpp"
 
@@ -18,5 +18,9 @@ public:
 private:
     py::object target;  // out, where view is a temporary
 };
+
+// (y, mean, rstd), the statistics as float32, or as float64 where y is. repeats: so many of them are for every sample.
+py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
+                           int64_t count, int64_t repeats);
 
 }  // namespace fusednorm

@@ -7,20 +7,18 @@ from fusednorm.functional import (
     add_layer_norm,
     add_rms_norm,
     batch_norm,
+    batch_norm_backward,
     group_norm,
+    group_norm_backward,
     instance_norm,
+    instance_norm_backward,
     layer_norm,
+    layer_norm_backward,
     moments,
     rms_norm,
-)
-from fusednorm.fuse import fuse_conv_bn_weights, fuse_linear_bn_weights
-from fusednorm.gradients import (
-    batch_norm_backward,
-    group_norm_backward,
-    instance_norm_backward,
-    layer_norm_backward,
     rms_norm_backward,
 )
+from fusednorm.fuse import fuse_conv_bn_weights, fuse_linear_bn_weights
 from fusednorm.interop import from_torch, layers_from_torch
 from fusednorm.layers import (
     BatchNorm1d,

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.functional import Array, Moments
+from fusednorm.arrays import Array
+from fusednorm.functional import Moments
 from fusednorm.states import STATE_VALUES, Floats, finish
 
 Axes = tuple[int, ...]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fusednorm.arrays import Array
 from fusednorm.config import get_num_threads, set_num_threads
-from fusednorm.functional import Array
 from fusednorm.running import RunningMoments
 
 # Named one by one, since Pillow also opens formats that start other programs (EPS).

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
-from fusednorm.functional import Array, batch_norm
+from fusednorm.arrays import Array
+from fusednorm.functional import batch_norm
 from fusednorm.running import RunningMoments
 from fusednorm.states import STATE_VALUES
 

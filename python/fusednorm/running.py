@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
-from fusednorm.functional import Array
+from fusednorm.arrays import Array
 from fusednorm.states import STATE_VALUES, Floats, finish
 
 _NAMES = ("count", "mean", "m2")

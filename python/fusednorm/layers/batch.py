@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fusednorm import _core, gradients
+from fusednorm import _core, functional
 from fusednorm.arrays import Array, as_array
 from fusednorm.layers.running import RunningNorm
 from fusednorm.running import RunningMoments
@@ -169,7 +169,7 @@ class BatchNorm(RunningNorm):
         mean, var = self.running_mean, self.running_var
         by_batch = self.training or (mean is None and var is None)
         statistics = (None, None) if by_batch else (mean, var)
-        return gradients.batch_norm_backward(
+        return functional.batch_norm_backward(
             grad, x, *statistics, self.weight, by_batch, self.eps, channel_axis=self.channel_axis
         )
 

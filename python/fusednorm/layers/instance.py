@@ -5,7 +5,7 @@ from collections.abc import Container
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm import _core, gradients
+from fusednorm import _core, functional
 from fusednorm.arrays import Array, as_array
 from fusednorm.layers.running import RunningNorm
 
@@ -127,7 +127,7 @@ class InstanceNorm(RunningNorm):
         is_single = self._is_single(values)
         if is_single:
             values, slopes = values[None], slopes[None]
-        grad_x, *others = gradients.instance_norm_backward(
+        grad_x, *others = functional.instance_norm_backward(
             slopes, values, *statistics, self.weight, by_sample, self.eps, channel_axis=self.channel_axis
         )
         return (grad_x[0] if is_single else grad_x, *others)

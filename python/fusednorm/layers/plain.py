@@ -7,7 +7,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm import _core, gradients
+from fusednorm import _core, functional
 from fusednorm.arrays import Array, as_array
 from fusednorm.layers.base import Layer
 
@@ -107,7 +107,7 @@ class LayerNorm(RowNorm):
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.layer_norm_backward`."""
-        return gradients.layer_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
+        return functional.layer_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of `repr`."""
@@ -166,7 +166,7 @@ class RMSNorm(RowNorm):
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight)`` of the norm alone: see `fusednorm.rms_norm_backward`."""
-        return gradients.rms_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
+        return functional.rms_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of `repr`."""
@@ -257,7 +257,7 @@ class GroupNorm(Layer):
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.group_norm_backward`."""
-        return gradients.group_norm_backward(grad, x, self.num_groups, self.weight, self.eps, channel_axis=self.channel_axis)
+        return functional.group_norm_backward(grad, x, self.num_groups, self.weight, self.eps, channel_axis=self.channel_axis)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of `repr`."""

@@ -1,12 +1,10 @@
-// The gradients' part of the module fusednorm._core: each function checks its arguments, describes the operation on a view,
-// and runs it. Python's gradients.py has the same functions with names and defaults.
+// The gradients of every norm.
 #include <algorithm>
 #include <cmath>
 
 #include "arguments.hpp"
 #include "backward.hpp"
-#include "entry.hpp"
-#include "operands.hpp"
+#include "module.hpp"
 
 namespace fusednorm {
 namespace {

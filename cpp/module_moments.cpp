@@ -1,0 +1,157 @@
+// Moments over any axes, and the states that running moments merge.
+#include <algorithm>
+#include <cmath>
+
+#include "module.hpp"
+#include "plan.hpp"
+#include "states.hpp"
+
+namespace fusednorm {
+namespace {
+
+// ---- moments
+
+std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim) {
+    std::vector<bool> reduced(static_cast<size_t>(ndim), axis.is_none());
+    if (axis.is_none()) return reduced;
+    for (const int64_t one : check.integers("axis", axis)) {
+        const auto i = static_cast<size_t>(check.axis("axis", one, ndim));
+        if (reduced[i]) check.value_error("axis", "each axis once", text_of(axis));
+        reduced[i] = true;
+    }
+    return reduced;
+}
+
+// An operation that finds moments alone; how many statistics there are, and how many values each of them pools.
+Operation pooling(const Operands& arrays, const std::vector<bool>& reduced, int64_t& stats, int64_t& count) {
+    Operation op;
+    stats = count = 1;
+    for (int i = 0; i < arrays.x.ndim; ++i) {
+        const bool kept = !reduced[static_cast<size_t>(i)];
+        op.axes.push(arrays.axis(i, kept));
+        (kept ? stats : count) *= arrays.x.shape[i];
+    }
+    number_statistics(op.axes);
+    return op;
+}
+
+template <class T>
+void write_moments(Statistics& s, double count, double ddof, const py::array& mean, const py::array& var) {
+    T* means = reinterpret_cast<T*>(py::detail::array_proxy(mean.ptr())->data);
+    T* vars = reinterpret_cast<T*>(py::detail::array_proxy(var.ptr())->data);
+    const Moments m = s.moments();
+    for (int64_t i = 0; i < s.n; ++i) {
+        means[i] = static_cast<T>(count > 0 ? m.mean[i] + m.low[i] : NAN);
+        vars[i] = static_cast<T>(count > 0 ? m.m2[i] / std::max(count - ddof, 0.0) : NAN);
+    }
+}
+
+py::object moments(const py::handle* a) {
+    const Arguments check("moments");
+    const Array x = check.input("x", a[0]);
+    const std::vector<bool> reduced = reduced_axes(check, a[1], x.ndim);
+    const double ddof = check.real("ddof", a[2]);
+    if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
+    const bool keepdims = py::bool_(py::reinterpret_borrow<py::object>(a[3]));
+    const Type asked = check.result_type(x, a[4]);
+    // Half precision would lose what the sums have: those that are asked for are rounded from float64.
+    const Type type = asked == Type::f32 || (a[4].is_none() && asked != Type::f64) ? Type::f32 : Type::f64;
+
+    const Operands arrays{x, {}, {}};
+    int64_t stats, count;
+    Operation op = pooling(arrays, reduced, stats, count);
+    std::vector<py::ssize_t> shape, strides;
+    for (int i = 0; i < x.ndim; ++i) {
+        const bool kept = !reduced[static_cast<size_t>(i)];
+        if (!kept && !keepdims) continue;
+        shape.push_back(kept ? x.shape[i] : 1);
+        strides.push_back(kept ? op.axes[i].stat * size_of(type) : size_of(type));
+    }
+    const int ndim = static_cast<int>(shape.size());
+    const py::array mean = new_array(type, ndim, shape.data(), strides.data());
+    const py::array var = new_array(type, ndim, shape.data(), strides.data());
+    Statistics statistics(stats);
+    arrays.describe(op, type);
+    op.moments = statistics.moments();
+    if (stats > 0 && count > 0) run(op, x.size());
+    if (type == Type::f32) {
+        write_moments<float>(statistics, static_cast<double>(count), ddof, mean, var);
+    } else {
+        write_moments<double>(statistics, static_cast<double>(count), ddof, mean, var);
+    }
+    if (a[4].is_none() || asked == type) return py::make_tuple(mean, var);
+    const QuietCasts quiet;
+    const py::dtype dtype = dtype_of(asked);
+    return py::make_tuple(mean.attr("astype")(dtype), var.attr("astype")(dtype));
+}
+
+// ---- running states
+
+// The states of x, of shape (*kept axes, 6); function is the caller's name for messages, channel_axis what is kept.
+py::object pooled(const py::handle* a) {
+    const std::string function = py::str(a[0]);
+    const Arguments check(function.c_str());
+    const Array x = check.input("x", a[1]);
+    std::vector<bool> reduced(static_cast<size_t>(x.ndim), true);
+    if (!a[2].is_none())
+        for (const int64_t one : check.integers("channel_axis", a[2]))
+            reduced[static_cast<size_t>(check.axis("channel_axis", one, x.ndim))] = false;
+    const Operands arrays{x, {}, {}};
+    int64_t stats, count;
+    Operation op = pooling(arrays, reduced, stats, count);
+    std::vector<py::ssize_t> shape, strides;
+    for (int i = 0; i < x.ndim; ++i) {
+        if (reduced[static_cast<size_t>(i)]) continue;
+        shape.push_back(x.shape[i]);
+        strides.push_back(op.axes[i].stat * static_cast<py::ssize_t>(sizeof(State)));
+    }
+    shape.push_back(kStateValues);
+    strides.push_back(sizeof(double));
+    const py::array result = new_array(Type::f64, static_cast<int>(shape.size()), shape.data(), strides.data());
+    auto* states = reinterpret_cast<State*>(py::detail::array_proxy(result.ptr())->data);
+    std::fill_n(states, stats, State{});
+    if (stats == 0 || count == 0) return result;
+    Statistics statistics(stats);
+    arrays.describe(op, Type::f64);
+    op.moments = statistics.moments();
+    run(op, x.size());
+    const double rounded = static_cast<double>(count);  // a broadcast array has more than 2^53 values for free
+    const Pair n{rounded, static_cast<double>(count - static_cast<int64_t>(rounded))};
+    for (int64_t i = 0; i < stats; ++i) states[i] = {n, {op.moments.mean[i], op.moments.low[i]}, {op.moments.m2[i], 0}};
+    return result;
+}
+
+State* states_of(const Arguments& check, const char* argument, py::handle object, int64_t& n) {
+    using Float64 = py::array_t<double, py::array::c_style>;
+    if (!Float64::check_(object)) check.type_error(argument, "a C-contiguous float64 array", text_of(object));
+    const Array a = view_of(py::reinterpret_borrow<py::array>(object), Type::f64);
+    if (a.ndim == 0 || a.shape[a.ndim - 1] != kStateValues || reinterpret_cast<uintptr_t>(a.data) % alignof(State) != 0)
+        check.value_error(argument, "aligned states, 6 values along the last axis", text_of(object));
+    n = a.size() / kStateValues;
+    return reinterpret_cast<State*>(a.data);
+}
+
+// into = into and other, merged statistic by statistic.
+py::object merge(const py::handle* a) {
+    const Arguments check("merge");
+    int64_t n, n_other;
+    State* into = states_of(check, "into", a[0], n);
+    const State* other = states_of(check, "other", a[1], n_other);
+    if (n != n_other) check.value_error("other", std::to_string(n) + " states", std::to_string(n_other));
+    check.updatable("into", a[0]);
+    for (int64_t i = 0; i < n; ++i) into[i] = merged(into[i], other[i]);
+    return py::none();
+}
+
+PyMethodDef functions[] = {
+    FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
+    FUSEDNORM_FUNCTION(pooled, 3, "(function, x, channel_axis, /)"),
+    FUSEDNORM_FUNCTION(merge, 2, "(into, other, /)"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+PyMethodDef* moments_functions() { return functions; }
+
+}  // namespace fusednorm

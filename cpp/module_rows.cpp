@@ -1,0 +1,120 @@
+// Layer and RMS norm, alone and of a sum: weights per value of a row.
+#include "module.hpp"
+#include "results.hpp"
+
+namespace fusednorm {
+namespace {
+
+struct Rowwise {
+    py::handle x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, return_stats;
+};
+
+// The parameters of a row: kept alive while the operation runs.
+struct RowParameters {
+    int dims;  // trailing dimensions that are pooled
+    py::array weight, bias;
+};
+
+RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const Rowwise& a, const Array& x, Type type,
+                            bool is_in_float, Operation& op) {
+    const int n = trailing(check, a.normalized_shape, x), first = x.ndim - n;
+    op.centered = spec.centered, op.rows_only = spec.rows_only;
+    op.eps = row_eps(check, spec, a.eps, type);
+    const Type weights = weight_type(is_in_float);
+    RowParameters p{n, check.values("weight", a.weight, weights, x.shape + first, n, 1),
+                    check.values("bias", a.bias, weights, x.shape + first, n, 0)};
+    op.weight = p.weight.data(), op.bias = p.bias.data();
+    return p;
+}
+
+py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+    const Array x = check.input("x", a.x);
+    const Type type = check.result_type(x, a.dtype);
+    const Array r = check.residual(a.residual, x);
+    Operation op;
+    op.activation = check.activation(a.activation);
+    const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
+    const RowParameters p = describe_rows(check, spec, a, x, type, is_in_float, op);
+    Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
+    const bool return_stats = py::bool_(py::reinterpret_borrow<py::object>(a.return_stats));
+    const int leading = x.ndim - p.dims;
+    const int64_t rows = product(x.shape, 0, leading), cols = product(x.shape, leading, x.ndim);
+    const Operands arrays{x, y.view, r};
+    arrays.describe(op, type);
+    push_row_axes(op, arrays, p.dims);
+    Statistics statistics(return_stats ? rows : 0);
+    if (return_stats) op.moments = statistics.moments();
+    if (x.size() > 0) run(op, x.size());
+    if (!return_stats) return y.finish();
+    return with_statistics(y.finish(), op, type, {x.shape, x.shape + leading}, cols, 0);
+}
+
+// ---- the norm of a sum, and the sum
+
+// r in the memory order of x, in x's type or in double.
+Array laid_like(const Array& r, const Array& x) {
+    if (lies_like(r, x)) return r;
+    const Type type = r.type == x.type ? x.type : Type::f64;
+    return copy_of(r, array_like(x, type).array, type);
+}
+
+py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+    const Array given = check.input("x", a.x);
+    const Type type = check.result_type(given, py::none());
+    if (a.residual.is_none()) check.type_error("residual", "an array", "None");
+    const Array r = check.residual(a.residual, given);
+    Operation op;
+    const RowParameters p = describe_rows(check, spec, a, given, type, in_float(type, type, false), op);
+    const bool pair = py::isinstance<py::tuple>(a.out);
+    if (pair && py::len(a.out) != 2) check.value_error("out", "an array, or a tuple of two", text_of(a.out));
+    const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
+    Result y(check, given, type, outs[0], {r}, {p.weight, p.bias});
+    Result sum(check, given, type, outs[1], {r}, {p.weight, p.bias});
+    if (share_memory(y.place(), sum.place())) check.value_error("out", "two arrays that share no memory", "two that do");
+    if (given.size() > 0) {
+        // The sum is made where the arrays lie alike; elsewhere copies do.
+        const Array x = given.type == type && is_dense(given) ? given : dense_copy(given, type), terms = laid_like(r, x);
+        const bool direct = is_dense(sum.view) && lies_like(x, sum.view);
+        const Array s = direct ? sum.view : array_like(x, type);
+        const Operands arrays{s, y.view, {}};
+        arrays.describe(op, type);
+        op.terms[0] = x.data, op.terms[1] = terms.data, op.term_type = terms.type;
+        push_row_axes(op, arrays, p.dims);
+        run(op, s.size());
+        if (!direct) copy_values(sum.view.array, s.array);
+    }
+    return py::make_tuple(y.finish(), sum.finish());
+}
+
+py::object add_layer_norm(const py::handle* a) {
+    const py::none none;
+    return add_norm(Arguments("add_layer_norm"), kLayer, {a[0], a[2], a[3], a[4], a[5], a[1], none, none, a[6], none});
+}
+
+py::object add_rms_norm(const py::handle* a) {
+    const py::none none;
+    return add_norm(Arguments("add_rms_norm"), kRms, {a[0], a[2], a[3], none, a[4], a[1], none, none, a[5], none});
+}
+
+py::object layer_norm(const py::handle* a) {
+    return row_norm(Arguments("layer_norm"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]});
+}
+
+py::object rms_norm(const py::handle* a) {
+    return row_norm(Arguments("rms_norm"), kRms, {a[0], a[1], a[2], py::none(), a[3], a[4], a[5], a[6], a[7], a[8]});
+}
+
+PyMethodDef functions[] = {
+    FUSEDNORM_FUNCTION(layer_norm, 10,
+                       "(x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, return_stats, /)"),
+    FUSEDNORM_FUNCTION(rms_norm, 9, "(x, normalized_shape, weight, eps, residual, activation, dtype, out, return_stats, /)"),
+    FUSEDNORM_FUNCTION(add_layer_norm, 7, "(x, residual, normalized_shape, weight, bias, eps, out, /)"),
+    FUSEDNORM_FUNCTION(add_rms_norm, 6, "(x, residual, normalized_shape, weight, eps, out, /)"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+PyMethodDef* row_functions() { return functions; }
+
+}  // namespace fusednorm
