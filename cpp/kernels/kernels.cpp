@@ -7,6 +7,7 @@
 #include "gradients.hpp"
 #include "moments.hpp"
 #include "normalize.hpp"
+#include "row_gradients.hpp"
 #include "sums.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {

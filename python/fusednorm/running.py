@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
 from fusednorm.arrays import Array
-from fusednorm.states import STATE_VALUES, Floats, finish
+from fusednorm.states import STATE_VALUES, Floats, finish, pooled, pooled_where
 
 _NAMES = ("count", "mean", "m2")
 
@@ -95,8 +95,8 @@ class RunningMoments:
             Nothing has been added then.
         """
         if where is None and not skipna:
-            return self._add(self._pooled(batch), False, "update", "batch")
-        return self._add(self._compressed(np.asarray(batch), where, skipna), True, "update", "batch")
+            return self._add(pooled(batch, self._channel_axis), False, "update", "batch")
+        return self._add(pooled_where(np.asarray(batch), self._channel_axis, where, skipna), True, "update", "batch")
 
     def merge(self, other: RunningMoments) -> RunningMoments:
         """Add what `other` has seen; returns this object. `other` stays as it is.
@@ -121,21 +121,6 @@ class RunningMoments:
     def __radd__(self, other: object) -> RunningMoments:
         """``sum`` begins with 0."""
         return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
-
-    def _pooled(self, x: ArrayLike) -> Floats:
-        states: Floats = _core.pooled("RunningMoments.update", x, self._channel_axis)
-        return np.ascontiguousarray(states.reshape(-1, STATE_VALUES))
-
-    def _compressed(self, x: Array, where: ArrayLike | None, skipna: bool) -> Floats:
-        states = self._pooled(x)
-        mask = _broadcast(where, x.shape)
-        axis = self._channel_axis
-        channels, masks = (np.atleast_1d(a)[None] if axis is None else np.moveaxis(a, axis, 0) for a in (x, mask))
-        for c, (values, kept) in enumerate(zip(channels, masks, strict=True)):
-            has_nan = skipna and bool(np.isnan(states[c]).any())
-            if has_nan or not kept.all():
-                states[c] = _core.pooled("RunningMoments.update", values[kept & ~np.isnan(values) if has_nan else kept], None)
-        return states
 
     def _add(self, states: Floats, masked: bool, method: str, argument: str) -> RunningMoments:
         with self._lock:
@@ -298,14 +283,3 @@ class RunningMoments:
         self._lock = threading.Lock()
         self._channel_axis = None
         self.load_state_dict(state)
-
-
-def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.asarray(True if where is None else where)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"RunningMoments.update: where: expected a bool array, got dtype {mask.dtype}")
-    try:
-        return np.broadcast_to(mask, shape)
-    except ValueError:
-        message = f"RunningMoments.update: where: expected what broadcasts to {shape}, got shape {mask.shape}"
-        raise ValueError(message) from None

@@ -5,7 +5,10 @@ Count, mean and m2 (the sum of squared deviations), each with what its rounding 
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from fusednorm import _core
+from fusednorm.arrays import Array
 
 Floats = NDArray[np.float64]
 STATE_VALUES = 6
@@ -17,3 +20,32 @@ def finish(states: Floats, ddof: float = 0) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         var = m2 / np.maximum(count - ddof, 0)
     return np.where(count > 0, mean, np.nan), np.where(count > 0, var, np.nan)
+
+
+def pooled(x: ArrayLike, channel_axis: int | None) -> Floats:
+    """Return the states ``(C, 6)`` of the channels of a batch; all of it is one channel where there is no axis."""
+    states: Floats = _core.pooled("RunningMoments.update", x, channel_axis)
+    return np.ascontiguousarray(states.reshape(-1, STATE_VALUES))
+
+
+def pooled_where(x: Array, channel_axis: int | None, where: ArrayLike | None, skipna: bool) -> Floats:
+    """Return those of the values where the mask is true, without NaN where that is asked for."""
+    states = pooled(x, channel_axis)
+    mask = _broadcast(where, x.shape)
+    channels, masks = (np.atleast_1d(a)[None] if channel_axis is None else np.moveaxis(a, channel_axis, 0) for a in (x, mask))
+    for c, (values, kept) in enumerate(zip(channels, masks, strict=True)):
+        has_nan = skipna and bool(np.isnan(states[c]).any())
+        if has_nan or not kept.all():
+            states[c] = _core.pooled("RunningMoments.update", values[kept & ~np.isnan(values) if has_nan else kept], None)
+    return states
+
+
+def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.asarray(True if where is None else where)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"RunningMoments.update: where: expected a bool array, got dtype {mask.dtype}")
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        message = f"RunningMoments.update: where: expected what broadcasts to {shape}, got shape {mask.shape}"
+        raise ValueError(message) from None
