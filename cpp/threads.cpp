@@ -85,8 +85,8 @@ void leave_core(int core) {
 int startable(int threads) {
     thread_local int proven = 1;
     if (threads <= proven) return threads;
-    // Twice as many: a thread that was joined counts until the system has put it away, a moment later.
-    const size_t tried = 2 * static_cast<size_t>(threads - 1);
+    // And some more: a thread that was joined counts until the system has put it away, a moment later.
+    const size_t wanted = static_cast<size_t>(threads - 1), tried = wanted + std::min<size_t>(wanted, 64);
     std::mutex gate;
     std::vector<std::thread> waiting;
     waiting.reserve(tried);

@@ -2,6 +2,7 @@
 
 import fusednorm as fn
 import numpy as np
+from fusednorm.layers import BatchNorm
 from fusednorm.mpi import SyncBatchNorm, allreduce
 from mpi4py import MPI
 
@@ -91,6 +92,29 @@ def check_layer(dtype, channel_axis, momentum, sizes):
     )
 
 
+def check_backward(dtype, channel_axis, sizes):
+    rng = np.random.default_rng(2)
+    layer, whole = (make(3, channel_axis=channel_axis, dtype=dtype) for make in (SyncBatchNorm, BatchNorm))
+    layer.weight[:] = whole.weight[:] = (2, -3, 4)
+    x, grad = rng.normal(20, 3, (sum(sizes), 3, 4)).astype(dtype), rng.normal(0, 1, (sum(sizes), 3, 4)).astype(dtype)
+    if channel_axis == -1:
+        x, grad = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, grad))
+    wanted = whole.backward(grad, x)
+    got = layer.backward(part(grad, sizes), part(x, sizes))
+    shares = [COMM.allreduce(share.astype(np.float64)) for share in got[1:]]
+    assert [a.dtype for a in got] == [np.dtype(dtype)] * 3
+    # Terms up to 4 * 5 * 3; sums of 4 times as many values as there are samples.
+    unit = 16 * np.finfo(dtype).eps * 60
+    np.testing.assert_allclose(got[0], part(wanted[0], sizes), rtol=0, atol=unit)
+    for share, value in zip(shares, wanted[1:], strict=True):
+        np.testing.assert_allclose(share, value, rtol=0, atol=unit * len(x))
+    layer.eval()
+    same = BatchNorm(3, channel_axis=channel_axis, dtype=dtype).eval()
+    same.weight[:] = layer.weight
+    for a, b in zip(*(each.backward(part(grad, sizes), part(x, sizes)) for each in (layer, same)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def check_errors():
     odd = COMM.rank == 2
     assert raises(
@@ -102,10 +126,13 @@ def check_errors():
     before = layer.running_mean.copy()
     error, text = (TypeError, "complex") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer(np.ones((4, 2), complex if odd else float)))
-    error, text = (ValueError, "expected 2 channels, got 3") if odd else (RuntimeError, "another rank failed")
+    error, text = (ValueError, "2 channels along axis 1, got shape (4, 3)") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer(np.ones((4, 2 + odd))))
     assert raises(ValueError, "more than one value per channel", lambda: layer(np.ones((int(odd), 2))))
+    error, text = (ValueError, "grad") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer.backward(np.ones((4, 2 + odd)), np.ones((4, 2))))
     assert layer(np.ones((0, 2))).shape == (0, 2)
+    assert layer.backward(np.ones((0, 2)), np.ones((0, 2)))[0].shape == (0, 2)
     np.testing.assert_array_equal(layer.running_mean, before)
     assert layer.num_batches_tracked == 0
     assert layer(np.ones((2, 2))).shape == (2, 2)
@@ -121,6 +148,8 @@ def main():
             for momentum in (0.1, None):
                 for sizes in SPLITS:
                     check_layer(dtype, channel_axis, momentum, sizes)
+            for sizes in SPLITS:
+                check_backward(dtype, channel_axis, sizes)
     check_errors()
     COMM.Barrier()
     if COMM.rank == 0:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm import _core
+from fusednorm import _core, functional
 from fusednorm.arrays import Array
-from fusednorm.functional import batch_norm
+from fusednorm.layers import BatchNorm
 from fusednorm.running import RunningMoments
-from fusednorm.states import STATE_VALUES
+from fusednorm.states import STATE_VALUES, Floats
 
 _NO_CHANNELS = -(2**62)
 
@@ -84,27 +84,19 @@ def _allreduce(function: str, stats: RunningMoments | None, comm: Any) -> Runnin
     return RunningMoments(stats.channel_axis).unpack(total, bool(most[2]))
 
 
-class SyncBatchNorm:
+class SyncBatchNorm(BatchNorm):
     """Batch norm whose batch is what all ranks hold together, with the names of torch's layer.
 
-    A training step equals that of `fusednorm.batch_norm` on the gathered batch, and leaves the same running statistics on
-    every rank. Ranks may hold different numbers of samples, or none (an array with 0 samples, say). In eval mode nothing is
-    sent.
+    A training step equals that of `fusednorm.BatchNorm2d` on the gathered batch, and leaves the same running statistics on
+    every rank. Ranks may hold different numbers of samples, or none (an array with 0 samples, say). In evaluation nothing is
+    sent. In training, a call and `backward` are steps of all ranks together.
 
     Parameters
     ----------
-    num_features, eps, momentum, affine, track_running_stats
-        As for torch's ``BatchNorm2d``; ``momentum=None`` averages over all batches.
+    num_features, eps, momentum, affine, track_running_stats, bias, dtype, activation, channel_axis
+        As for `fusednorm.BatchNorm2d`; x may have any number of dimensions from 2 on.
     comm
         An mpi4py communicator; None: ``MPI.COMM_WORLD``.
-    bias
-        False: no bias beside the weight.
-    dtype
-        Of the parameters and running statistics.
-    activation
-        As for `fusednorm.batch_norm`.
-    channel_axis
-        The axis of the channels; any number of dimensions from 2 on.
     """
 
     def __init__(
@@ -121,23 +113,9 @@ class SyncBatchNorm:
         activation: str | None = None,
         channel_axis: int = 1,
     ) -> None:
-        self.num_features, self.eps, self.momentum, self.comm = num_features, eps, momentum, comm
-        self.affine, self.track_running_stats = affine, track_running_stats
-        self.activation, self.channel_axis, self.training = activation, channel_axis, True
-        self.weight = np.ones(num_features, dtype) if affine else None
-        self.bias = np.zeros(num_features, dtype) if affine and bias else None
-        self.running_mean = np.zeros(num_features, dtype) if track_running_stats else None
-        self.running_var = np.ones(num_features, dtype) if track_running_stats else None
-        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
-
-    def train(self, mode: bool = True) -> SyncBatchNorm:
-        """Set training mode; returns the layer."""
-        self.training = mode
-        return self
-
-    def eval(self) -> SyncBatchNorm:
-        """Set eval mode; returns the layer."""
-        return self.train(False)
+        options: dict[str, Any] = {"bias": bias, "dtype": dtype, "activation": activation, "channel_axis": channel_axis}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
+        self.comm = comm
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Normalize this rank's part of the batch.
@@ -149,32 +127,56 @@ class SyncBatchNorm:
         ValueError
             For a shape that does not fit, or one value per channel in training, on all ranks together.
         """
-        settings: dict[str, Any] = {"channel_axis": self.channel_axis, "residual": residual, "activation": self.activation}
-        settings |= {"eps": self.eps, "out": out, "weight": self.weight, "bias": self.bias}
         if not self.training:
-            mean, var = self.running_mean, self.running_var
-            served: Array = batch_norm(x, mean, var, training=not self.track_running_stats, **settings)
-            return served
+            return super().__call__(x, residual=residual, out=out)
         total = self._gathered(x)
-        count = total.count
-        assert isinstance(count, int)
-        if count == 1:
+        if total.count == 1:
             raise ValueError("SyncBatchNorm: x: expected more than one value per channel when training, got 1 on all ranks")
-        y: Array = batch_norm(x, *((total.mean, total.var()) if count else (np.zeros(self.num_features),) * 2), **settings)
-        if count:
+        options: dict[str, Any] = {"channel_axis": self.channel_axis, "residual": residual, "activation": self.activation}
+        y: Array = functional.batch_norm(x, *_statistics(total), self.weight, self.bias, eps=self.eps, out=out, **options)
+        with self._lock:
             self._track(total)
         return y
 
-    def _gathered(self, x: ArrayLike) -> RunningMoments:
-        comm = self.comm
-        if comm is None:
-            from mpi4py import MPI
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+        """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone, the last two this rank's shares of the sums.
 
-            comm = MPI.COMM_WORLD
+        As in torch, those are added up over the ranks with the other gradients.
+        """
+        if not self.training:
+            return super().backward(grad, x)
+        total = self._gathered(x)
+        mean, var = _statistics(total)
+        weight = np.ones(self.num_features) if self.weight is None else self.weight.astype(np.float64)
+        options: dict[str, Any] = {"eps": self.eps, "channel_axis": self.channel_axis}
+        own = np.zeros((3, self.num_features))  # shares of the two gradients, and whether this rank has failed
         try:
-            stats = RunningMoments(self.channel_axis).update(x)
-            if stats.num_channels != self.num_features:
-                raise ValueError(f"SyncBatchNorm: x: expected {self.num_features} channels, got {stats.num_channels}")
+            # With constant statistics. What flows through them is (mean(grad) + xhat mean(grad xhat)) weight rstd: a norm of x.
+            grad_x, own[0], own[1] = functional.batch_norm_backward(grad, x, mean, var, weight, **options)
+        except Exception:
+            own[2] = 1
+            raise
+        finally:
+            sums = np.empty_like(own)
+            self._communicator().Allreduce(own, sums)
+        if sums[2].any():
+            raise RuntimeError("SyncBatchNorm.backward: another rank failed")
+        by_weight, by_bias = sums[:2] * weight / np.sqrt(var + self.eps) / max(int(total.count), 1)
+        grad_x -= functional.batch_norm(x, mean, var, by_weight, by_bias, dtype=grad_x.dtype, **options)
+        dtype = np.float64 if self.weight is None else self.weight.dtype
+        return grad_x, own[0].astype(dtype), own[1].astype(dtype)
+
+    def _communicator(self) -> Any:
+        if self.comm is not None:
+            return self.comm
+        from mpi4py import MPI
+
+        return MPI.COMM_WORLD
+
+    def _gathered(self, x: ArrayLike) -> RunningMoments:
+        comm = self._communicator()
+        try:
+            stats = RunningMoments(self.channel_axis).update(self._read(x))
         except Exception:
             with suppress(RuntimeError):
                 _allreduce("SyncBatchNorm", None, comm)
@@ -182,9 +184,15 @@ class SyncBatchNorm:
         return _allreduce("SyncBatchNorm", stats, comm)
 
     def _track(self, total: RunningMoments) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None or total.count == 0:
             return
         self.num_batches_tracked += 1
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         for running, batch in ((self.running_mean, total.mean), (self.running_var, total.var(ddof=1))):
             running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch
+
+
+def _statistics(total: RunningMoments) -> tuple[Floats, Floats]:
+    """Mean and variance, as plain numbers where there is no value."""
+    mean, var = total.mean, total.var()
+    return (mean, var) if total.count else (np.zeros_like(mean), np.zeros_like(var))
