@@ -102,6 +102,18 @@ int startable(int threads) {
     return proven;
 }
 
+// The edges of the parallel region, for ThreadSanitizer: OpenMP's runtime is not built with it.
+char fork_edge, join_edge;
+#if defined(__SANITIZE_THREAD__)
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
+void before(char& edge) { __tsan_release(&edge); }
+void after(char& edge) { __tsan_acquire(&edge); }
+#else
+void before(char&) {}
+void after(char&) {}
+#endif
+
 int current_core() {
 #if defined(__linux__)
     return sched_getcpu();
@@ -142,12 +154,16 @@ void parallel_for(int64_t items, int threads, Body body, void* context) {
     std::atomic<int64_t> next{0};
     std::atomic<int> slots{0};
     const int core = current_core();
+    before(fork_edge);
 #pragma omp parallel num_threads(threads)
     {
+        after(fork_edge);
         if (omp_get_thread_num() != 0) leave_core(core);
         const int slot = slots.fetch_add(1, std::memory_order_relaxed);
         for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(context, item, slot);
+        before(join_edge);
     }
+    after(join_edge);
 }
 
 }  // namespace fusednorm
