@@ -102,6 +102,15 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& val
 // Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.
 template <int N>
 FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value) {
+#if defined(__AVX512F__)
+    if constexpr (N == 8) {
+        const auto wide = reinterpret_cast<__m512d>(value);
+        const __m256 cut = _mm512_maskz_cvt_roundpd_ps(0xff, wide, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+        const __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_maskz_cvtps_pd(0xff, cut), wide, _CMP_NEQ_UQ);
+        const __m256i bits = _mm256_castps_si256(cut);
+        return reinterpret_cast<Vector<float, N>>(_mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1)));
+    }
+#endif
     using U = Vector<uint32_t, N>;
     using U64 = Vector<uint64_t, N>;
     const auto nearest = convert_part<Vector<float, N>>(value);
