@@ -115,7 +115,8 @@ def test_no_cgroup_can_be_read(here, tmp_path):
     library = tmp_path / "closed.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "closed.c", "-ldl"], check=True)
     command = [sys.executable, SMOKE]
-    environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "5"}
+    preloaded = f"{os.environ.get('LD_PRELOAD', '')} {library}"  # behind a sanitizer's
+    environment = os.environ | {"LD_PRELOAD": preloaded, "OMP_NUM_THREADS": "5"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=True)
     assert "refused /proc/self/cgroup" in result.stderr
     assert json.loads(result.stdout) == here | {"threads": 5}
