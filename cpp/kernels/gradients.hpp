@@ -53,26 +53,28 @@ void gradient_sums_rows(const GradientRowsTile& t) {
 template <class T>
 FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center,
                                      double* plain, double* product) {
-    const auto strip = [&](int64_t c, const Lanes<double>& k, auto value_at) __attribute__((always_inline)) {
-        Lanes<double> sums = load<double>(plain + c), products = load<double>(product + c);
-        for (int64_t r = 0; r < rows; ++r) {
-            const int64_t at = r * ld + c, next = at + rows * ld;
-            __builtin_prefetch(grad + next, 0, 2);
-            __builtin_prefetch(x + next, 0, 2);
-            const Lanes<double> g = value_at(grad + at);
-            sums += g;
-            products += g * (value_at(x + at) - k);
+    for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
+        constexpr int n = decltype(groups)::value;
+        Lanes<double> k[n], sums[n], products[n];
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < n; ++j) {
+            const int64_t at = c + j * kLanes;
+            k[j] = value_at(center + at), sums[j] = load<double>(plain + at), products[j] = load<double>(product + at);
         }
-        store(plain + c, sums);
-        store(product + c, products);
-    };
-    int64_t c = 0;
-    for (; c + kLanes <= cols; c += kLanes)
-        strip(c, load<double>(center + c), [](const T* p) __attribute__((always_inline)) { return load<double>(p); });
-    const int64_t left = cols - c;
-    if (left > 0)
-        strip(c, load_some<double>(center + c, left),
-              [left](const T* p) __attribute__((always_inline)) { return load_some<double>(p, left); });
+        for (int64_t r = 0; r < rows; ++r) {
+            FUSEDNORM_LANES_UNROLL
+            for (int j = 0; j < n; ++j) {
+                const int64_t at = r * ld + c + j * kLanes, next = at + rows * ld;
+                __builtin_prefetch(grad + next, 0, 2);
+                __builtin_prefetch(x + next, 0, 2);
+                const Lanes<double> g = value_at(grad + at);
+                sums[j] += g;
+                products[j] += g * (value_at(x + at) - k[j]);
+            }
+        }
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < n; ++j) store(plain + c + j * kLanes, sums[j]), store(product + c + j * kLanes, products[j]);
+    });
 }
 
 // scratch: two arrays of cols rounded up to whole lanes.

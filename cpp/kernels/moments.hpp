@@ -173,25 +173,45 @@ constexpr int64_t strip_rows(int64_t cols) {
     return cols * kLeast >= kValues ? kLeast : kValues / cols;
 }
 
+// Columns in sixteens, as many at once as registers hold: strip(first column, how many sixteens, how to load one).
+template <class F>
+FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
+    constexpr int kGroups = kBytes == 64 ? 3 : 1;
+    constexpr std::integral_constant<int, kGroups> several{};
+    constexpr std::integral_constant<int, 1> one{};
+    const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<double>(p); };
+    int64_t c = 0;
+    for (; c + kGroups * kLanes <= cols; c += kGroups * kLanes) strip(c, several, whole);
+    for (; c + kLanes <= cols; c += kLanes) strip(c, one, whole);
+    const int64_t left = cols - c;
+    const auto some = [left](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, left); };
+    if (left > 0) strip(c, one, some);
+}
+
 template <class T, bool Centered>
 FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, double* center, double* sums,
                                  double* squares) {
-    const auto strip = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
-        const Lanes<double> k = load<double>(center + c);
-        Lanes<double> s = load<double>(sums + c), q = load<double>(squares + c);
-        for (int64_t r = 0; r < rows; ++r) {
-            __builtin_prefetch(x + (r + rows) * ld + c, 0, 2);  // the next strip's
-            const Lanes<double> d = value_at(x + r * ld + c) - k;
-            if constexpr (Centered) s += d;
-            q += d * d;
+    for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
+        constexpr int n = decltype(groups)::value;
+        Lanes<double> k[n], s[n], q[n];
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < n; ++j) {
+            const int64_t at = c + j * kLanes;
+            k[j] = load<double>(center + at), s[j] = load<double>(sums + at), q[j] = load<double>(squares + at);
         }
-        store(sums + c, s);
-        store(squares + c, q);
-    };
-    int64_t c = 0;
-    for (; c + kLanes <= cols; c += kLanes) strip(c, [](const T* p) __attribute__((always_inline)) { return load<double>(p); });
-    const int64_t left = cols - c;
-    if (left > 0) strip(c, [left](const T* p) __attribute__((always_inline)) { return load_some<double>(p, left); });
+        for (int64_t r = 0; r < rows; ++r) {
+            FUSEDNORM_LANES_UNROLL
+            for (int j = 0; j < n; ++j) {
+                const T* value = x + r * ld + c + j * kLanes;
+                __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
+                const Lanes<double> d = value_at(value) - k[j];
+                if constexpr (Centered) s[j] += d;
+                q[j] += d * d;
+            }
+        }
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < n; ++j) store(sums + c + j * kLanes, s[j]), store(squares + c + j * kLanes, q[j]);
+    });
 }
 
 // scratch: three arrays of cols rounded up to whole lanes.
