@@ -225,7 +225,16 @@ def test_wrong_arguments(arguments, run, capsys):
     assert "usage: " in capsys.readouterr().err
 
 
+@pytest.fixture
+def interruptible():
+    """Jobs in a shell's background ignore the interrupt, and so would the processes that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_prints_the_statistics_so_far(workers, tmp_path):
     """The second file's complaint says that the first has been read; the third would take seconds."""
     np.save(tmp_path / "a.npy", np.ones((4, 3)))
