@@ -36,7 +36,8 @@ bool is_dense(const Array& x);
 Array dense_copy(const Array& x, Type type);
 // The values of from in to, an array of its shape and of this type.
 Array copy_of(const Array& from, py::array to, Type type);
-// Whether two arrays of one shape have one type and one layout.
+// Whether two arrays of one shape have the same steps between elements; whether they have one type too.
+bool same_strides(const Array& a, const Array& b);
 bool lies_like(const Array& a, const Array& b);
 // Whether the ranges of memory do, which is quick to know; whether any element does (or it is too hard to tell).
 bool overlap(const Array& a, const Array& b);

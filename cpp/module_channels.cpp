@@ -53,7 +53,7 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     const Array r = check.residual(a.residual, x);
     op.activation = check.activation(a.activation);
     Result y(check, x, type, a.out, {r}, {});
-    const bool return_stats = py::bool_(py::reinterpret_borrow<py::object>(a.return_stats));
+    const bool return_stats = truth(a.return_stats);
     if (size == 0 && !return_stats) return y.finish();
 
     const Operands arrays{x, y.view, r};
@@ -88,15 +88,15 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
 py::object batch_norm(const py::handle* a) {
     const Arguments check("batch_norm");
     return channel_norm(check, kBatch,
-                        {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])),
-                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12], a[13]});
+                        {a[0], a[1], a[2], a[3], a[4], truth(a[5]), check.real("momentum", a[6]), a[7], a[8], a[9], a[10],
+                         a[11], a[12], a[13]});
 }
 
 py::object instance_norm(const py::handle* a) {
     const Arguments check("instance_norm");
     return channel_norm(check, kInstance,
-                        {a[0], a[1], a[2], a[3], a[4], py::bool_(py::reinterpret_borrow<py::object>(a[5])),
-                         check.real("momentum", a[6]), a[7], a[8], a[9], a[10], a[11], a[12], a[13]});
+                        {a[0], a[1], a[2], a[3], a[4], truth(a[5]), check.real("momentum", a[6]), a[7], a[8], a[9], a[10],
+                         a[11], a[12], a[13]});
 }
 
 py::object group_norm(const py::handle* a) {

@@ -137,8 +137,6 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, const
                           parameter_gradient(op.grad_bias, type, {channels}));
 }
 
-bool truth(py::handle object) { return py::bool_(py::reinterpret_borrow<py::object>(object)); }
-
 py::object batch_norm_backward(const py::handle* a) {
     return channel_gradients(Arguments("batch_norm_backward"), kBatch,
                              {a[0], a[1], a[2], a[3], a[4], truth(a[5]), a[6], a[7], a[8]});

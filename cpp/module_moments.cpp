@@ -52,7 +52,7 @@ py::object moments(const py::handle* a) {
     const std::vector<bool> reduced = reduced_axes(check, a[1], x.ndim);
     const double ddof = check.real("ddof", a[2]);
     if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
-    const bool keepdims = py::bool_(py::reinterpret_borrow<py::object>(a[3]));
+    const bool keepdims = truth(a[3]);
     const Type asked = check.result_type(x, a[4]);
     // Half precision would lose what the sums have: those that are asked for are rounded from float64.
     const Type type = asked == Type::f32 || (a[4].is_none() && asked != Type::f64) ? Type::f32 : Type::f64;

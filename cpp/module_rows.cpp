@@ -36,7 +36,7 @@ py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
     const RowParameters p = describe_rows(check, spec, a, x, type, is_in_float, op);
     Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
-    const bool return_stats = py::bool_(py::reinterpret_borrow<py::object>(a.return_stats));
+    const bool return_stats = truth(a.return_stats);
     const int leading = x.ndim - p.dims;
     const int64_t rows = product(x.shape, 0, leading), cols = product(x.shape, leading, x.ndim);
     const Operands arrays{x, y.view, r};
