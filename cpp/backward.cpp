@@ -40,7 +40,7 @@ public:
         for (int i = 0; !down && i < plan.write.rows.n; ++i)
             if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
         // As in forward: what the next unit's sums will read is asked for, while grad_x is written.
-        ahead = down || plan.units.n == 0 ? tiles.ahead : threads * plan.units.last().x * size_of(op.x_type);
+        ahead = down || plan.units.n == 0 ? tiles.ahead : plan.units.last().x * size_of(op.x_type);
     }
 
     void run() {
@@ -85,20 +85,17 @@ private:
 
     // ---- the steps
 
-    // What the sums subtract from x while the mean is not known, so that x is read once for moments and sums: each channel's
-    // first value. As with the moments' own blocks, the correction costs no more than a few bits. Kept in `offset`.
-    void set_origins(const Offsets& unit, Numbers& to) const {
-        const int64_t per = channels / plan.stats();
-        if (gradient.rstd) {
-            for (int64_t c = 0; c < channels; ++c) to.offset[c] = gradient.mean[unit.stat + c / per];
-            return;
+    // What a segment's sums subtract from x: nothing, where kNear allows it, or a mean, so that the correction in close() costs
+    // no more than a few bits. moments: the segment's own, where statistics were not given.
+    void set_origins(const Offsets& unit, const Moments& moments, double count, double* origin) const {
+        const int64_t stats = gradient.rstd ? plan.stats() : n, per = channels / stats;
+        for (int64_t s = 0; s < stats; ++s) {
+            const double mean = gradient.rstd ? gradient.mean[unit.stat + s] : moments.mean[s];
+            const double offset = gradient.rstd ? mean * gradient.rstd[unit.stat + s] : mean;
+            const double spread = gradient.rstd ? 1 : moments.m2[s] / count;
+            const bool near = offset * offset <= kNear * spread || !std::isfinite(mean);
+            std::fill_n(origin + s * per, per, near ? 0 : mean);
         }
-        int64_t step = plan.read.cols.x;
-        for (int i = 0; !down && i < plan.read.rows.n; ++i)
-            if (plan.read.rows[i].affine != 0) step = plan.read.rows[i].x;
-        k.widen[type]({at(op.x, unit.x, op.x_type), to.offset, 1, channels, 0, step, 0, 1});
-        for (int64_t c = 0; c < channels; ++c)
-            if (!std::isfinite(to.offset[c])) to.offset[c] = 0;
     }
 
     // Statistics come from the moments found, or were given.
@@ -112,24 +109,20 @@ private:
         }
     }
 
-    void sum_segment(const Offsets& unit, int64_t segment, const double* center, double* plain, double* product,
-                     const Workspace& w) const {
-        std::fill_n(plain, channels, 0.0), std::fill_n(product, channels, 0.0);
+    void sum_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w) const {
+        set_origins(unit, moments, found.count_of(segment), to.origin);
+        to.clear(channels);
         const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
         walk(plan.read, unit, begin, end, [&](const Piece& p) {
             const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
             if (down) {
-                k.gradient_sums_cols[type]({grad, x, p.rows, p.row.x, p.cols, center, plain, product, w.scratch});
+                k.gradient_sums_cols[type]({grad, x, p.rows, p.row.x, p.cols, to.origin, to.plain, to.product, w.scratch});
             } else {
                 const int64_t c = p.at.affine - unit.affine;
                 k.gradient_sums_rows[type](
-                    {grad, x, p.rows, p.row.x, p.cols, center + c, plain + c, product + c, p.row.affine});
+                    {grad, x, p.rows, p.row.x, p.cols, to.origin + c, to.plain + c, to.product + c, p.row.affine});
             }
         });
-    }
-
-    void add(double* to, const double* from, int64_t size) const {
-        for (int64_t i = 0; i < size; ++i) to[i] += from[i];
     }
 
     // From the sums to what grad_x is made of, and to the unit's share in the gradients of weight and bias.
@@ -141,10 +134,10 @@ private:
             const double rstd = u.rstd[s], low = u.low[s];
             double plain = 0, product = 0;
             for (int64_t c = s * per; c < (s + 1) * per; ++c) {
-                u.product[c] -= ((u.center[c] - u.offset[c]) + low) * u.plain[c];
-                plain += weight[c] * u.plain[c], product += weight[c] * u.product[c];
+                u.sums.product[c] -= ((u.center[c] - u.sums.origin[c]) + low) * u.sums.plain[c];
+                plain += weight[c] * u.sums.plain[c], product += weight[c] * u.sums.product[c];
                 u.factor[c] = weight[c] * rstd;
-                share[c] = u.product[c] * rstd, share[channels + c] = u.plain[c];
+                share[c] = u.sums.product[c] * rstd, share[channels + c] = u.sums.plain[c];
             }
             const double slope = -(product * rstd / count * rstd) * rstd;
             std::fill_n(u.slope + s * per, per, slope);
@@ -194,21 +187,20 @@ private:
 
     // ---- the schedules
 
-    void run_unit(int64_t index, Numbers& u, double* rest, double* share, const Workspace& w) const {
+    void run_unit(int64_t index, Numbers& u, const Sums& rest, double* share, const Workspace& w) const {
         const Offsets unit = place(plan.units, plan.origin, index);
-        set_origins(unit, u);
-        const auto sums_of = [&](int64_t s) {
-            sum_segment(unit, s, u.offset, s == 0 ? u.plain : rest, s == 0 ? u.product : rest + channels, w);
-            if (s > 0) add(u.plain, rest, 2 * channels);
+        const auto sum = [&](int64_t s, const Moments& moments) {
+            sum_segment(unit, s, moments, s == 0 ? u.sums : rest, w);
+            if (s > 0) u.sums.take_in(rest, channels);
         };
         Moments m{};
         if (gradient.rstd) {
-            for (int64_t s = 0; s < plan.segments(); ++s) sums_of(s);
+            for (int64_t s = 0; s < plan.segments(); ++s) sum(s, m);
         } else {
             m = found.merge_segments(unit, w, [&](int64_t s) {
                 const Moments to = s == 0 ? w.unit : w.segment;
                 found.segment(unit, s, w, to);
-                sums_of(s);
+                sum(s, to);
                 return to;
             });
         }
@@ -218,7 +210,7 @@ private:
     }
 
     void per_statistic(double* shares) const {
-        const int64_t each = Numbers::doubles(channels) + 2 * channels;
+        const int64_t each = Numbers::doubles(channels) + Sums::doubles(channels);
         Buffer<double> memory(doubles_each() * threads), numbers(each * threads);
         const int64_t batch = std::clamp<int64_t>(kItemValues / unit_values, 1, std::max<int64_t>(1, units / (4 * threads)));
         auto body = [&](int64_t item, int slot) {
@@ -226,7 +218,7 @@ private:
             double* mine = numbers.at(each * slot);
             Numbers u(mine, channels);
             for (int64_t i = item * batch; i < std::min(units, (item + 1) * batch); ++i)
-                run_unit(i, u, mine + Numbers::doubles(channels), shares + 2 * i * channels, w);
+                run_unit(i, u, Sums(mine + Numbers::doubles(channels), channels), shares + 2 * i * channels, w);
         };
         parallel_for((units + batch - 1) / batch, threads, body);
     }
@@ -234,23 +226,21 @@ private:
     void pooled(double* shares) const {
         const int64_t segments = plan.segments(), each = Numbers::doubles(channels);
         Buffer<double> memory(doubles_each() * threads), numbers(each * units);
-        Buffer<double> moments(gradient.rstd ? 0 : units * segments * n * 3), sums(units * segments * channels * 2);
+        Buffer<double> moments(gradient.rstd ? 0 : units * segments * n * 3), sums(units * segments * Sums::doubles(channels));
         const auto unit_at = [&](int64_t unit) { return place(plan.units, plan.origin, unit); };
         const auto moments_of = [&](int64_t unit, int64_t s) {
             return moments_at(moments.at((unit * segments + s) * n * 3), n);
         };
-        const auto sums_of = [&](int64_t unit, int64_t s) { return sums.at((unit * segments + s) * channels * 2); };
+        const auto sums_of = [&](int64_t unit, int64_t s) {
+            return Sums(sums.at((unit * segments + s) * Sums::doubles(channels)), channels);
+        };
 
-        for (int64_t unit = 0; unit < units; ++unit) {
-            Numbers u(numbers.at(unit * each), channels);
-            set_origins(unit_at(unit), u);
-        }
         auto find = [&](int64_t item, int slot) {
             const int64_t unit = item / segments, s = item % segments;
             const Workspace w = workspace(memory, slot);
-            double* to = sums_of(unit, s);
-            if (!gradient.rstd) found.segment(unit_at(unit), s, w, moments_of(unit, s));
-            sum_segment(unit_at(unit), s, Numbers(numbers.at(unit * each), channels).offset, to, to + channels, w);
+            const Moments to = gradient.rstd ? Moments{} : moments_of(unit, s);
+            if (!gradient.rstd) found.segment(unit_at(unit), s, w, to);
+            sum_segment(unit_at(unit), s, to, sums_of(unit, s), w);
         };
         parallel_for(units * segments, threads, find);
         for (int64_t unit = 0; unit < units; ++unit) {
@@ -258,8 +248,8 @@ private:
             const auto of = [&](int64_t s) { return moments_of(unit, s); };
             Numbers u(numbers.at(unit * each), channels);
             set_statistics(where, gradient.rstd ? Moments{} : found.merge_segments(where, workspace(memory, 0), of), u);
-            std::copy_n(sums_of(unit, 0), 2 * channels, u.plain);
-            for (int64_t s = 1; s < segments; ++s) add(u.plain, sums_of(unit, s), 2 * channels);
+            std::copy_n(sums_of(unit, 0).origin, Sums::doubles(channels), u.sums.origin);
+            for (int64_t s = 1; s < segments; ++s) u.sums.take_in(sums_of(unit, s), channels);
             close(where, u, shares + 2 * unit * channels);
         }
         write_all(numbers, each);

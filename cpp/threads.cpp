@@ -114,6 +114,13 @@ void before(char&) {}
 void after(char&) {}
 #endif
 
+// A thread's own items, next to each other: those that it had in the last call, and their results, are in its cache still.
+// Who is done takes what others have left.
+struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+};
+
 int current_core() {
 #if defined(__linux__)
     return sched_getcpu();
@@ -152,16 +159,19 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
         for (int64_t item = 0; item < items; ++item) body(context, item, 0);
         return;
     }
-    std::atomic<int64_t> next{0};
-    std::atomic<int> slots{0};
+    std::vector<Share> shares(static_cast<size_t>(threads));
+    for (int i = 0; i < threads; ++i) shares[i].next = items * i / threads, shares[i].end = items * (i + 1) / threads;
     const int core = current_core();
     before(fork_edge);
 #pragma omp parallel num_threads(threads)
     {
         after(fork_edge);
         if (omp_get_thread_num() != 0) leave_core(core);
-        const int slot = slots.fetch_add(1, std::memory_order_relaxed);
-        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(context, item, slot);
+        const int slot = omp_get_thread_num();
+        for (int i = 0; i < threads; ++i) {
+            Share& share = shares[static_cast<size_t>((slot + i) % threads)];
+            for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) body(context, item, slot);
+        }
         before(join_edge);
     }
     after(join_edge);

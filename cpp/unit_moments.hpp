@@ -23,6 +23,18 @@ public:
     // How many moments a segment has: one for each column, where those are statistics.
     int64_t columns() const { return down ? plan.read.cols.size : 1; }
 
+    // Values of each of a segment's moments.
+    double count_of(int64_t segment) const {
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
+        if (down) return static_cast<double>(end - begin);
+        // The last chunk of every row is shorter.
+        const auto values_before = [&](int64_t piece) {
+            return piece / plan.read.chunks * plan.read.cols.size +
+                   std::min(piece % plan.read.chunks * plan.read.chunk, plan.read.cols.size);
+        };
+        return static_cast<double>(values_before(end) - values_before(begin));
+    }
+
     // Of one segment of one unit.
     void segment(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
         double before = 0;
@@ -99,17 +111,6 @@ private:
     void merge(Moments a, double count_a, Moments b, double count_b) const {
         if (exact) return add_sums(a, b, columns());
         k.merge(a, count_a, b, count_b, columns());
-    }
-
-    double count_of(int64_t segment) const {
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
-        if (down) return static_cast<double>(end - begin);
-        // The last chunk of every row is shorter.
-        const auto values_before = [&](int64_t piece) {
-            return piece / plan.read.chunks * plan.read.cols.size +
-                   std::min(piece % plan.read.chunks * plan.read.chunk, plan.read.cols.size);
-        };
-        return static_cast<double>(values_before(end) - values_before(begin));
     }
 };
 

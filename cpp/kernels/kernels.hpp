@@ -26,6 +26,10 @@ constexpr int kActivations = 9;
 constexpr int64_t kBlock = 4096;     // values of one statistic along rows
 constexpr int64_t kBlockRows = 256;  // rows of a tile whose columns are statistics
 
+// Sums are of the values as they are where the square of their mean is at most so many times their variance: an offset then
+// costs them no more than a few of 53 bits. Otherwise a number near the values is subtracted first.
+constexpr double kNear = 255;
+
 // The moments of n statistics of equal count: value i has the mean mean[i] + low[i] (two doubles, so that large
 // offsets cancel) and the sum of squared deviations m2[i].
 struct Moments {
@@ -118,7 +122,7 @@ struct CopyTile {
 };
 
 // x, grad and grad_x lie alike. Adds each row's sums of grad and of grad * (x - center) to plain and product, sums_ld from
-// row to row (0: rows are pooled), where its center is too.
+// row to row (0: rows are pooled), where its center is too. Centers of 0 are faster.
 struct GradientRowsTile {
     const void *grad, *x;
     int64_t rows, ld, cols;

@@ -101,6 +101,24 @@ struct Lanes {
 #undef FUSEDNORM_LANES_OPERATOR
 };
 
+// sum += a * b, where the products are exact: fused or not, the bits are the same.
+FUSEDNORM_INLINE void add_exact_product(Lanes<double>& sum, const Lanes<double>& a, const Lanes<double>& b) {
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+#if defined(__AVX512F__)
+        using Part = Lanes<double>::Part;
+        sum.part[i] = reinterpret_cast<Part>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(a.part[i]), reinterpret_cast<__m512d>(b.part[i]),
+                                                             reinterpret_cast<__m512d>(sum.part[i])));
+#elif defined(__FMA__)
+        using Part = Lanes<double>::Part;
+        sum.part[i] = reinterpret_cast<Part>(_mm256_fmadd_pd(reinterpret_cast<__m256d>(a.part[i]), reinterpret_cast<__m256d>(b.part[i]),
+                                                             reinterpret_cast<__m256d>(sum.part[i])));
+#else
+        sum.part[i] += a.part[i] * b.part[i];
+#endif
+    }
+}
+
 template <class A>
 FUSEDNORM_INLINE Lanes<A> broadcast(A value) {
     Lanes<A> r;
@@ -120,6 +138,14 @@ FUSEDNORM_INLINE Mask<A> is_finite(const Lanes<A>& a) {
     Mask<A> r;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = a.part[i] - a.part[i] == typename Lanes<A>::Part{};
+    return r;
+}
+
+template <class A>
+FUSEDNORM_INLINE Mask<A> is_at_most(const Lanes<A>& a, const Lanes<A>& b) {
+    Mask<A> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = a.part[i] <= b.part[i];
     return r;
 }
 
@@ -157,6 +183,8 @@ FUSEDNORM_INLINE Lanes<double> square_root(const Lanes<double>& a) {
 
 // The same words for one double.
 FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
+FUSEDNORM_INLINE bool is_at_most(double a, double b) { return a <= b; }
+FUSEDNORM_INLINE double absolute(double a) { return __builtin_fabs(a); }
 FUSEDNORM_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
 FUSEDNORM_INLINE double not_negative(double a) { return a < 0 ? 0 : a; }
 

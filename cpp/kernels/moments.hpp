@@ -3,6 +3,7 @@
 // is at most n-fold, whatever the offset; blocks are merged in their order (Chan, Golub and LeVeque 1979).
 #pragma once
 #include "kernels.hpp"
+#include "lanes_bits.hpp"
 #include "stored.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
@@ -68,15 +69,35 @@ FUSEDNORM_INLINE void put_lanes(Moments m, int64_t i, int64_t n, const MomentsOf
     }
 }
 
+// Of values whose products are exact in double the sums are taken around 0 where kNear allows it: a subtraction less, and a
+// fused multiply-add, where there is one, that rounds as two operations do. A block's values alone decide.
+template <class T>
+constexpr bool is_narrow = !std::is_same_v<T, double>;
+
+// With fewer values, choosing takes as long as it spares.
+constexpr int64_t kLeastChosen = 256, kLeastRowsChosen = 64;
+
+template <class V>
+FUSEDNORM_INLINE auto is_near(const V& sum, const V& squares, double n) {
+    return is_at_most(sum * sum * (kNear + 1), squares * (n * kNear));
+}
+
+// The same, guessed from a few values: it spares reading the block twice.
+template <class V, class... Others>
+FUSEDNORM_INLINE auto looks_near(const V& first, const Others&... others) {
+    return is_at_most(absolute(first), (absolute(others - first) + ...) * 8.0);
+}
+
 // One block's sums of d = x - k and of d * d.
 struct BlockSums {
     double k, sum, squares;
 };
 
-template <class T, bool Centered>
-FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols) {
+// Around != zero: around the block's first value.
+template <class T, bool Centered, bool AroundZero>
+FUSEDNORM_INLINE BlockSums sums_around(const T* x, int64_t rows, int64_t ld, int64_t cols) {
     const double first = as_double(x[0]);
-    const bool usable = Centered && is_finite(first);
+    const bool usable = !AroundZero && is_finite(first);
     const double k = usable ? first : 0;
     BitsOf<T> fill = 0;  // k, as it is stored
     if (usable) __builtin_memcpy(&fill, x, sizeof fill);
@@ -84,12 +105,12 @@ FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int6
     Lanes<double> sums = broadcast(0.0), squares = sums;
     const int64_t whole = cols / kLanes * kLanes;
     const auto add = [&](const Lanes<double>& value) __attribute__((always_inline)) {
-        if constexpr (Centered) {
-            const Lanes<double> d = value - center;
-            sums += d;
-            squares += d * d;
+        const Lanes<double> d = AroundZero ? value : value - center;
+        if constexpr (Centered) sums += d;
+        if constexpr (AroundZero && is_narrow<T>) {
+            add_exact_product(squares, d, d);
         } else {
-            squares += value * value;
+            squares += d * d;
         }
     };
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
@@ -104,6 +125,18 @@ FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int6
         if (whole < cols) add(load_some<double>(x + whole, cols - whole, fill));
     }
     return {k, sum(sums), sum(squares)};
+}
+
+template <class T, bool Centered>
+FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols) {
+    if constexpr (!Centered) return sums_around<T, Centered, true>(x, rows, ld, cols);
+    if constexpr (is_narrow<T>)
+        if (const int64_t n = rows * cols;
+            n >= kLeastChosen && looks_near(as_double(x[0]), as_double(x[cols / 2]), as_double(x[(rows - 1) * ld + cols - 1]))) {
+            const BlockSums block = sums_around<T, Centered, true>(x, rows, ld, cols);
+            if (is_near(block.sum, block.squares, static_cast<double>(n))) return block;
+        }
+    return sums_around<T, Centered, false>(x, rows, ld, cols);
 }
 
 template <class T, bool Centered>
@@ -188,8 +221,8 @@ FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
     if (left > 0) strip(c, one, some);
 }
 
-template <class T, bool Centered>
-FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, double* center, double* sums,
+template <class T, bool Centered, bool AroundZero>
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                  double* squares) {
     for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
         constexpr int n = decltype(groups)::value;
@@ -204,14 +237,42 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
             for (int j = 0; j < n; ++j) {
                 const T* value = x + r * ld + c + j * kLanes;
                 __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
-                const Lanes<double> d = value_at(value) - k[j];
+                const Lanes<double> v = value_at(value), d = AroundZero ? v : v - k[j];
                 if constexpr (Centered) s[j] += d;
-                q[j] += d * d;
+                if constexpr (AroundZero && is_narrow<T>) {
+                    add_exact_product(q[j], d, d);
+                } else {
+                    q[j] += d * d;
+                }
             }
         }
         FUSEDNORM_LANES_UNROLL
         for (int j = 0; j < n; ++j) store(sums + c + j * kLanes, s[j]), store(squares + c + j * kLanes, q[j]);
     });
+}
+
+// One block of rows, each column around its center.
+template <class T, bool Centered, bool AroundZero>
+FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
+                                double* squares) {
+    for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
+    const int64_t strip = strip_rows(cols);
+    for (int64_t r = 0; r < rows; r += strip)
+        cols_strip<T, Centered, AroundZero>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
+}
+
+// The center of columns that are near is 0, of the others the first value, if it is finite. Whether all of them are 0.
+template <class T, class F>
+FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, F is_near_at) {
+    const Lanes<double> zero = broadcast(0.0);
+    Lanes<double> total = zero;
+    for (int64_t c = 0; c < cols; c += kLanes) {
+        const Lanes<double> value = load_some<double>(first + c, cols - c);
+        const Lanes<double> k = select(is_near_at(c, value), zero, select(is_finite(value), value, zero));
+        store(center + c, k);
+        total += absolute(k);
+    }
+    return sum(total) == 0;
 }
 
 // scratch: three arrays of cols rounded up to whole lanes.
@@ -221,19 +282,25 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
     double *center = scratch, *sums = center + padded, *squares = sums + padded;
     for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
-        for (int64_t c = 0; c < padded; ++c) {
-            const double first = Centered && c < cols ? as_double(x[c]) : 0;
-            center[c] = is_finite(first) ? first : 0;
-            sums[c] = squares[c] = 0;
+        const double count = static_cast<double>(block);
+        const bool choose = Centered && is_narrow<T> && block >= kLeastRowsChosen;
+        bool around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>& first) __attribute__((always_inline)) {
+            if (!choose) return is_at_most(broadcast(1.0), broadcast(Centered ? 0.0 : 1.0));
+            const auto row = [&](int64_t r) __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
+            return looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1));
+        });
+        if (around_zero) {
+            cols_sums<T, Centered, true>(x, block, ld, cols, center, sums, squares);
+            if (Centered)
+                around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>&) __attribute__((always_inline)) {
+                    return is_near(load<double>(sums + c), load<double>(squares + c), count);
+                });
         }
-        const int64_t strip = strip_rows(cols);
-        for (int64_t r = 0; r < block; r += strip)
-            cols_strip<T, Centered>(x + r * ld, block - r < strip ? block - r : strip, ld, cols, center, sums, squares);
-        const Lanes<double> n = broadcast(static_cast<double>(block));
+        if (!around_zero) cols_sums<T, Centered, false>(x, block, ld, cols, center, sums, squares);
+        const Lanes<double> n = broadcast(count);
         for (int64_t c = 0; c < cols; c += kLanes) {
             auto value = closed_block<Centered>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
-            if (done > 0)
-                value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, static_cast<double>(block));
+            if (done > 0) value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, count);
             put_lanes(out, c, cols - c, value);
         }
     }

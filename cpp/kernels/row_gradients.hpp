@@ -34,7 +34,6 @@ void row_gradient_sums(const RowSumsTile& t) {
     }
 }
 
-FUSEDNORM_INLINE const Lanes<double>& as_doubles(const Lanes<double>& a) { return a; }
 FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
     Lanes<double> r;
     FUSEDNORM_LANES_UNROLL
@@ -72,7 +71,11 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
             const Lanes<A> xhat = (get(x + at) - broadcast(centers[r])) * broadcast(scales[r]) + broadcast(shifts[r]);
             const Lanes<double> g = get_double(grad + at);
             to_bias += g;
-            to_weight += g * as_doubles(xhat);
+            if constexpr (std::is_same_v<A, float>) {
+                add_exact_product(to_weight, g, as_doubles(xhat));
+            } else {
+                to_weight += g * xhat;
+            }
             return get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
         };
         int64_t r = 0;
