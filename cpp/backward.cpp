@@ -85,15 +85,15 @@ private:
 
     // ---- the steps
 
-    // What a segment's sums subtract from x: nothing, where kNear allows it, or a mean, so that the correction in close() costs
-    // no more than a few bits. moments: the segment's own, where statistics were not given.
+    // What a segment's sums subtract from x: nothing, where that is faster and kNear allows it, or a mean, so that the correction
+    // in close() costs no more than a few bits. moments: the segment's own, where statistics were not given.
     void set_origins(const Offsets& unit, const Moments& moments, double count, double* origin) const {
         const int64_t stats = gradient.rstd ? plan.stats() : n, per = channels / stats;
         for (int64_t s = 0; s < stats; ++s) {
             const double mean = gradient.rstd ? gradient.mean[unit.stat + s] : moments.mean[s];
             const double offset = gradient.rstd ? mean * gradient.rstd[unit.stat + s] : mean;
             const double spread = gradient.rstd ? 1 : moments.m2[s] / count;
-            const bool near = offset * offset <= kNear * spread || !std::isfinite(mean);
+            const bool near = (op.x_type != Type::f64 && offset * offset <= kNear * spread) || !std::isfinite(mean);
             std::fill_n(origin + s * per, per, near ? 0 : mean);
         }
     }
