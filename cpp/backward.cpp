@@ -85,8 +85,8 @@ private:
 
     // ---- the steps
 
-    // What a segment's sums subtract from x: nothing, where that is faster and kNear allows it, or a mean, so that the correction
-    // in close() costs no more than a few bits. moments: the segment's own, where statistics were not given.
+    // What a segment's sums subtract from x: nothing, where that is faster and kNear allows it, or a mean, so that the
+    // correction in close() costs no more than a few bits. moments: the segment's own, where statistics were not given.
     void set_origins(const Offsets& unit, const Moments& moments, double count, double* origin) const {
         const int64_t stats = gradient.rstd ? plan.stats() : n, per = channels / stats;
         for (int64_t s = 0; s < stats; ++s) {

@@ -36,7 +36,7 @@ bool supports_f16c() {
 bool runs_here(const std::string& isa) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (isa == "avx2") return __builtin_cpu_supports("avx2") && supports_f16c();
+    if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c();
     if (isa == "avx512")
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && supports_f16c();

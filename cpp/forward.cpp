@@ -34,8 +34,7 @@ public:
         }
         if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
         // x of this unit is in the cache: what the next one's sums will read is asked for, while the results are written.
-        if (!op.given && !down && plan.units.n > 0 && !one_row())
-            tiles.ahead = plan.units.last().x * size_of(op.x_type);
+        if (!op.given && !down && plan.units.n > 0 && !one_row()) tiles.ahead = plan.units.last().x * size_of(op.x_type);
         channels = down ? n : batch;
         if (!down && plan.coefs == Coefs::rows)
             for (int i = 0; i < plan.write.rows.n; ++i)

@@ -170,7 +170,8 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
         const int slot = omp_get_thread_num();
         for (int i = 0; i < threads; ++i) {
             Share& share = shares[static_cast<size_t>((slot + i) % threads)];
-            for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) body(context, item, slot);
+            for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+                body(context, item, slot);
         }
         before(join_edge);
     }

@@ -12,16 +12,17 @@ namespace {
 // ---- sums along rows
 
 // products += g * (x - k)
-template <class T, bool AroundZero>
-FUSEDNORM_INLINE void add_product(Lanes<double>& products, const Lanes<double>& g, const Lanes<double>& x, const Lanes<double>& k) {
-    if constexpr (AroundZero && is_narrow<T>) {
+template <bool Plain>
+FUSEDNORM_INLINE void add_product(Lanes<double>& products, const Lanes<double>& g, const Lanes<double>& x,
+                                  const Lanes<double>& k) {
+    if constexpr (Plain) {
         add_exact_product(products, g, x);
     } else {
         products += g * (x - k);
     }
 }
 
-template <bool AroundZero, class T>
+template <bool Plain, class T>
 FUSEDNORM_INLINE void gradient_block(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, double center,
                                      double& plain, double& product) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
@@ -29,7 +30,7 @@ FUSEDNORM_INLINE void gradient_block(const T* grad, const T* x, int64_t rows, in
     Lanes<double> sums = broadcast(0.0), products = sums;
     const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
         sums += g;
-        add_product<T, AroundZero>(products, g, value, k);
+        add_product<Plain>(products, g, value, k);
     };
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld) {
         int64_t c = 0;
@@ -53,8 +54,8 @@ void gradient_sums_rows(const GradientRowsTile& t) {
         for (int64_t c = 0; c < cols; c += block_cols) {
             const T *grad = static_cast<const T*>(t.grad) + r * t.ld + c, *x = static_cast<const T*>(t.x) + r * t.ld + c;
             const int64_t n_cols = cols - c < block_cols ? cols - c : block_cols;
-            if (t.center[to] == 0) {
-                gradient_block<is_narrow<T>>(grad, x, n_rows, t.ld, n_cols, 0, t.plain[to], t.product[to]);
+            if (kPlain<T> && t.center[to] == 0) {
+                gradient_block<kPlain<T>>(grad, x, n_rows, t.ld, n_cols, 0, t.plain[to], t.product[to]);
             } else {
                 gradient_block<false>(grad, x, n_rows, t.ld, n_cols, t.center[to], t.plain[to], t.product[to]);
             }
@@ -64,7 +65,7 @@ void gradient_sums_rows(const GradientRowsTile& t) {
 
 // ---- sums down columns
 
-template <bool AroundZero, class T>
+template <bool Plain, class T>
 FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center,
                                      double* plain, double* product) {
     for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
@@ -83,7 +84,7 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
                 __builtin_prefetch(x + next, 0, 2);
                 const Lanes<double> g = value_at(grad + at);
                 sums[j] += g;
-                add_product<T, AroundZero>(products[j], g, value_at(x + at), k[j]);
+                add_product<Plain>(products[j], g, value_at(x + at), k[j]);
             }
         }
         FUSEDNORM_LANES_UNROLL
@@ -97,15 +98,15 @@ void gradient_wide_cols(const T* grad, const T* x, int64_t rows, int64_t ld, int
                         double* product, double* scratch) {
     const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes, strip = strip_rows(2 * cols);
     double *sums = scratch, *products = scratch + padded;
-    bool around_zero = is_narrow<T>;
+    bool around_zero = kPlain<T>;
     for (int64_t c = 0; c < cols; ++c) around_zero &= center[c] == 0;
     for (int64_t done = 0; done < rows; done += kBlockRows) {
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
         for (int64_t c = 0; c < padded; ++c) sums[c] = products[c] = 0;
         for (int64_t r = 0; r < block; r += strip) {
             const int64_t at = (done + r) * ld, n = block - r < strip ? block - r : strip;
-            if (around_zero) {
-                gradient_strip<is_narrow<T>>(grad + at, x + at, n, ld, cols, center, sums, products);
+            if (kPlain<T> && around_zero) {
+                gradient_strip<kPlain<T>>(grad + at, x + at, n, ld, cols, center, sums, products);
             } else {
                 gradient_strip<false>(grad + at, x + at, n, ld, cols, center, sums, products);
             }

@@ -101,18 +101,26 @@ struct Lanes {
 #undef FUSEDNORM_LANES_OPERATOR
 };
 
+#if defined(__AVX512F__) || defined(__FMA__)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
 // sum += a * b, where the products are exact: fused or not, the bits are the same.
 FUSEDNORM_INLINE void add_exact_product(Lanes<double>& sum, const Lanes<double>& a, const Lanes<double>& b) {
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < Lanes<double>::kParts; ++i) {
 #if defined(__AVX512F__)
         using Part = Lanes<double>::Part;
-        sum.part[i] = reinterpret_cast<Part>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(a.part[i]), reinterpret_cast<__m512d>(b.part[i]),
-                                                             reinterpret_cast<__m512d>(sum.part[i])));
+        sum.part[i] =
+            reinterpret_cast<Part>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(a.part[i]), reinterpret_cast<__m512d>(b.part[i]),
+                                                   reinterpret_cast<__m512d>(sum.part[i])));
 #elif defined(__FMA__)
         using Part = Lanes<double>::Part;
-        sum.part[i] = reinterpret_cast<Part>(_mm256_fmadd_pd(reinterpret_cast<__m256d>(a.part[i]), reinterpret_cast<__m256d>(b.part[i]),
-                                                             reinterpret_cast<__m256d>(sum.part[i])));
+        sum.part[i] =
+            reinterpret_cast<Part>(_mm256_fmadd_pd(reinterpret_cast<__m256d>(a.part[i]), reinterpret_cast<__m256d>(b.part[i]),
+                                                   reinterpret_cast<__m256d>(sum.part[i])));
 #else
         sum.part[i] += a.part[i] * b.part[i];
 #endif
@@ -189,13 +197,20 @@ FUSEDNORM_INLINE double select(bool mask, double a, double b) { return mask ? a 
 FUSEDNORM_INLINE double not_negative(double a) { return a < 0 ? 0 : a; }
 
 // The sum of the lanes, pairing lane i with i + 8, then + 4, + 2, + 1.
-FUSEDNORM_INLINE double sum(const Lanes<double>& a) {
-    double lane[kLanes];
-    __builtin_memcpy(lane, a.part, sizeof lane);
+FUSEDNORM_INLINE double sum(const VectorOf<double, 16>::type& a) { return a[0] + a[1]; }
+FUSEDNORM_INLINE double sum(const VectorOf<double, 32>::type& a) {
+    return sum(__builtin_shufflevector(a, a, 0, 1) + __builtin_shufflevector(a, a, 2, 3));
+}
+FUSEDNORM_INLINE double sum(const VectorOf<double, 64>::type& a) {
+    return sum(__builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7));
+}
+FUSEDNORM_INLINE double sum(Lanes<double> a) {
     FUSEDNORM_LANES_UNROLL
-    for (int step = kLanes / 2; step > 0; step /= 2)
-        for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
-    return lane[0];
+    for (int step = Lanes<double>::kParts / 2; step > 0; step /= 2) {
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < step; ++i) a.part[i] += a.part[i + step];
+    }
+    return sum(a.part[0]);
 }
 
 }  // namespace

@@ -73,9 +73,22 @@ FUSEDNORM_INLINE void put_lanes(Moments m, int64_t i, int64_t n, const MomentsOf
 // fused multiply-add, where there is one, that rounds as two operations do. A block's values alone decide.
 template <class T>
 constexpr bool is_narrow = !std::is_same_v<T, double>;
+// Whether loops have a second form for that; the first, around 0, gives the same bits.
+template <class T>
+constexpr bool kPlain = is_narrow<T> && kFused;
 
 // With fewer values, choosing takes as long as it spares.
 constexpr int64_t kLeastChosen = 256, kLeastRowsChosen = 64;
+
+// sum += a * a
+template <bool Plain>
+FUSEDNORM_INLINE void add_square(Lanes<double>& sum, const Lanes<double>& a) {
+    if constexpr (Plain) {
+        add_exact_product(sum, a, a);
+    } else {
+        sum += a * a;
+    }
+}
 
 template <class V>
 FUSEDNORM_INLINE auto is_near(const V& sum, const V& squares, double n) {
@@ -93,35 +106,30 @@ struct BlockSums {
     double k, sum, squares;
 };
 
-// Around != zero: around the block's first value.
-template <class T, bool Centered, bool AroundZero>
-FUSEDNORM_INLINE BlockSums sums_around(const T* x, int64_t rows, int64_t ld, int64_t cols) {
-    const double first = as_double(x[0]);
-    const bool usable = !AroundZero && is_finite(first);
-    const double k = usable ? first : 0;
-    BitsOf<T> fill = 0;  // k, as it is stored
-    if (usable) __builtin_memcpy(&fill, x, sizeof fill);
+template <class T, bool Centered, bool Plain>
+FUSEDNORM_INLINE BlockSums sums_around(double k, const T* x, int64_t rows, int64_t ld, int64_t cols) {
+    BitsOf<T> fill = 0;  // k, which is x[0] or 0, as it is stored
+    if (k != 0) __builtin_memcpy(&fill, x, sizeof fill);
     const Lanes<double> center = broadcast(k);
     Lanes<double> sums = broadcast(0.0), squares = sums;
     const int64_t whole = cols / kLanes * kLanes;
     const auto add = [&](const Lanes<double>& value) __attribute__((always_inline)) {
-        const Lanes<double> d = AroundZero ? value : value - center;
+        const Lanes<double> d = Plain ? value : value - center;
         if constexpr (Centered) sums += d;
-        if constexpr (AroundZero && is_narrow<T>) {
-            add_exact_product(squares, d, d);
-        } else {
-            squares += d * d;
-        }
+        add_square<Plain>(squares, d);
     };
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     for (int64_t r = 0; r < rows; ++r, x += ld) {
+        const auto run = [&](int64_t begin, int64_t end, const T* ahead) __attribute__((always_inline)) {
+            for (int64_t c = begin; c < end; c += kLanes) {
+                __builtin_prefetch(ahead + c + kAhead);
+                add(load<double>(x + c));
+            }
+        };
         // The end of a row is read while what follows comes: the next row, or the next chunk of this one.
-        const T* next = (r + 1 < rows ? x + ld : x + cols) - whole;
         const int64_t split = whole > kAhead ? whole - kAhead : 0;
-        for (int64_t c = 0; c < whole; c += kLanes) {
-            __builtin_prefetch((c < split ? x : next) + c + kAhead);
-            add(load<double>(x + c));
-        }
+        run(0, split, x);
+        run(split, whole, (r + 1 < rows ? x + ld : x + cols) - whole);
         if (whole < cols) add(load_some<double>(x + whole, cols - whole, fill));
     }
     return {k, sum(sums), sum(squares)};
@@ -129,14 +137,19 @@ FUSEDNORM_INLINE BlockSums sums_around(const T* x, int64_t rows, int64_t ld, int
 
 template <class T, bool Centered>
 FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols) {
-    if constexpr (!Centered) return sums_around<T, Centered, true>(x, rows, ld, cols);
-    if constexpr (is_narrow<T>)
-        if (const int64_t n = rows * cols;
-            n >= kLeastChosen && looks_near(as_double(x[0]), as_double(x[cols / 2]), as_double(x[(rows - 1) * ld + cols - 1]))) {
-            const BlockSums block = sums_around<T, Centered, true>(x, rows, ld, cols);
-            if (is_near(block.sum, block.squares, static_cast<double>(n))) return block;
-        }
-    return sums_around<T, Centered, false>(x, rows, ld, cols);
+    if constexpr (!Centered) return sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols);
+    const double first = as_double(x[0]), n = static_cast<double>(rows * cols);
+    double k = is_finite(first) ? first : 0;
+    if (is_narrow<T> && n >= kLeastChosen &&
+        looks_near(first, as_double(x[cols / 2]), as_double(x[(rows - 1) * ld + cols - 1])))
+        k = 0;
+    for (;;) {
+        const bool around_zero = k == 0;
+        const BlockSums block = kPlain<T> && around_zero ? sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols)
+                                                         : sums_around<T, Centered, false>(k, x, rows, ld, cols);
+        if (!around_zero || !is_finite(first) || first == 0 || is_near(block.sum, block.squares, n)) return block;
+        k = first;
+    }
 }
 
 template <class T, bool Centered>
@@ -214,14 +227,15 @@ FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
     constexpr std::integral_constant<int, 1> one{};
     const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<double>(p); };
     int64_t c = 0;
-    for (; c + kGroups * kLanes <= cols; c += kGroups * kLanes) strip(c, several, whole);
+    if constexpr (kGroups > 1)
+        for (; c + kGroups * kLanes <= cols; c += kGroups * kLanes) strip(c, several, whole);
     for (; c + kLanes <= cols; c += kLanes) strip(c, one, whole);
     const int64_t left = cols - c;
     const auto some = [left](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, left); };
     if (left > 0) strip(c, one, some);
 }
 
-template <class T, bool Centered, bool AroundZero>
+template <class T, bool Centered, bool Plain>
 FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                  double* squares) {
     for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
@@ -237,13 +251,9 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
             for (int j = 0; j < n; ++j) {
                 const T* value = x + r * ld + c + j * kLanes;
                 __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
-                const Lanes<double> v = value_at(value), d = AroundZero ? v : v - k[j];
+                const Lanes<double> v = value_at(value), d = Plain ? v : v - k[j];
                 if constexpr (Centered) s[j] += d;
-                if constexpr (AroundZero && is_narrow<T>) {
-                    add_exact_product(q[j], d, d);
-                } else {
-                    q[j] += d * d;
-                }
+                add_square<Plain>(q[j], d);
             }
         }
         FUSEDNORM_LANES_UNROLL
@@ -252,13 +262,13 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
 }
 
 // One block of rows, each column around its center.
-template <class T, bool Centered, bool AroundZero>
+template <class T, bool Centered, bool Plain>
 FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                 double* squares) {
     for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
     const int64_t strip = strip_rows(cols);
     for (int64_t r = 0; r < rows; r += strip)
-        cols_strip<T, Centered, AroundZero>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
+        cols_strip<T, Centered, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
 }
 
 // The center of columns that are near is 0, of the others the first value, if it is finite. Whether all of them are 0.
@@ -284,19 +294,25 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
         const double count = static_cast<double>(block);
         const bool choose = Centered && is_narrow<T> && block >= kLeastRowsChosen;
-        bool around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>& first) __attribute__((always_inline)) {
-            if (!choose) return is_at_most(broadcast(1.0), broadcast(Centered ? 0.0 : 1.0));
-            const auto row = [&](int64_t r) __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
-            return looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1));
-        });
-        if (around_zero) {
-            cols_sums<T, Centered, true>(x, block, ld, cols, center, sums, squares);
-            if (Centered)
-                around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>&) __attribute__((always_inline)) {
-                    return is_near(load<double>(sums + c), load<double>(squares + c), count);
-                });
+        bool around_zero =
+            set_centers(x, cols, center, [&](int64_t c, const Lanes<double>& first) __attribute__((always_inline)) {
+                if (!choose) return is_at_most(broadcast(1.0), broadcast(Centered ? 0.0 : 1.0));
+                const auto row = [&](int64_t r)
+                                     __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
+                return looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1));
+            });
+        for (;;) {
+            if (kPlain<T> && around_zero) {
+                cols_sums<T, Centered, kPlain<T>>(x, block, ld, cols, center, sums, squares);
+            } else {
+                cols_sums<T, Centered, false>(x, block, ld, cols, center, sums, squares);
+            }
+            if (!Centered || !around_zero) break;
+            around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>&) __attribute__((always_inline)) {
+                return is_near(load<double>(sums + c), load<double>(squares + c), count);
+            });
+            if (around_zero) break;
         }
-        if (!around_zero) cols_sums<T, Centered, false>(x, block, ld, cols, center, sums, squares);
         const Lanes<double> n = broadcast(count);
         for (int64_t c = 0; c < cols; c += kLanes) {
             auto value = closed_block<Centered>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
