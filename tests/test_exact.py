@@ -34,6 +34,22 @@ def test_moments_with_mean_far_above_deviation(offset, dtype, rng):
             expected.check(value)
 
 
+@pytest.mark.parametrize("ratio", [0, 4, 15.5, 16.5, 60, 1e3, 1e4])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_moments_wherever_sums_are_centered(ratio, dtype, rng):
+    """Sums are around 0 up to a mean of 16 deviations, around a value beyond: neither costs more than a few bits."""
+    for n, start in itertools.product((63, 64, 255, 256, 300, 4096, 9000), (None, 0, ratio)):
+        x = (ratio + rng.standard_normal((n, 5))).astype(dtype)
+        if start is not None:
+            x[[0, n // 4, n // 2, n * 3 // 4, n - 1]] = start  # values that a guess would look at
+        for view in (x, np.asfortranarray(x)):
+            mean, var = fn.moments(view, 0, dtype=np.float64)
+            origin, offset, exact = oracle.moments(view.astype(np.float64), 0)
+            unit = oracle.EPS64 * min(max(n, 256), 4096)
+            np.testing.assert_allclose(mean, (origin + offset)[0].astype(np.float64), rtol=unit, atol=unit)
+            np.testing.assert_allclose(var, exact[0].astype(np.float64), rtol=4 * unit)
+
+
 @pytest.mark.parametrize("v", [4e4, 8e4, 1e6])
 @cases.every_wide
 def test_four_steps_on_an_offset(v, dtype):

@@ -105,6 +105,19 @@ def test_hard_data(norm, std, layout, dtype, rng):
 
 @cases.every_norm
 @cases.every_wide
+@pytest.mark.parametrize("layout", ["C", "channels-last"])
+def test_offsets_that_differ_along_the_way(norm, dtype, layout, rng):
+    """Partial sums are centered where their own values are."""
+    for offsets in ((0, 1e4), (1e4, 0), (1e4, -1e4), (20, 3)):
+        x = rng.normal(0, 1, (16, 4, 90, 100))
+        x[:8] += offsets[0]
+        x[8:] += offsets[1]
+        x = cases.LAYOUTS[layout](x.astype(dtype))
+        check(cases.make_call(norm, x, rng), rng.normal(0, 1, x.shape).astype(dtype), x)
+
+
+@cases.every_norm
+@cases.every_wide
 @pytest.mark.parametrize("size", [1e-37, 1e-30, 1e25, 1e37])
 def test_sizes_that_float_does_not_hold(norm, dtype, size, rng):
     x, grad = (rng.normal(2, 1, (3, 4, 6, 20)) * size)[:2].astype(dtype)

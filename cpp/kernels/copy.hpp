@@ -28,22 +28,19 @@ FUSEDNORM_INLINE void copy_run(const In* __restrict x, Out* __restrict y, int64_
 // shuffles registers.
 template <int Channels, class T>
 FUSEDNORM_INLINE void split(const T* __restrict x, T* __restrict y, int64_t pixels, int64_t y_ld) {
-    for (int64_t i = 0; i < pixels; ++i)
-        FUSEDNORM_LANES_UNROLL
-        for (int c = 0; c < Channels; ++c) y[c * y_ld + i] = x[i * Channels + c];
+    for (int64_t i = 0; i < pixels; ++i) FUSEDNORM_LANES_UNROLL
+    for (int c = 0; c < Channels; ++c) y[c * y_ld + i] = x[i * Channels + c];
 }
 template <int Channels, class T>
 FUSEDNORM_INLINE void join(const T* __restrict x, T* __restrict y, int64_t pixels, int64_t x_ld) {
-    for (int64_t i = 0; i < pixels; ++i)
-        FUSEDNORM_LANES_UNROLL
-        for (int c = 0; c < Channels; ++c) y[i * Channels + c] = x[c * x_ld + i];
+    for (int64_t i = 0; i < pixels; ++i) FUSEDNORM_LANES_UNROLL
+    for (int c = 0; c < Channels; ++c) y[i * Channels + c] = x[c * x_ld + i];
 }
 
 template <int Channels, class T>
 FUSEDNORM_INLINE void reverse(const T* __restrict x, T* __restrict y, int64_t pixels) {
-    for (int64_t i = 0; i < pixels * Channels; i += Channels)
-        FUSEDNORM_LANES_UNROLL
-        for (int c = 0; c < Channels; ++c) y[i + c] = x[i - c];
+    for (int64_t i = 0; i < pixels * Channels; i += Channels) FUSEDNORM_LANES_UNROLL
+    for (int c = 0; c < Channels; ++c) y[i + c] = x[i - c];
 }
 
 template <int Channels, class T>

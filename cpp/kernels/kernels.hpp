@@ -22,7 +22,7 @@ constexpr bool is_small_integer(Type t) { return t >= Type::u8 && t <= Type::i16
 enum class Activation : int { none, relu, silu, gelu, gelu_tanh, sigmoid, tanh, hardswish, leaky_relu };
 constexpr int kActivations = 9;
 
-// Values accumulated from one first value before a merge. Part of the result's definition: changing it changes bits.
+// Values accumulated around one center before a merge. Part of the result's definition: changing it changes bits.
 constexpr int64_t kBlock = 4096;     // values of one statistic along rows
 constexpr int64_t kBlockRows = 256;  // rows of a tile whose columns are statistics
 

