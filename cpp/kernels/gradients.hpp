@@ -2,7 +2,7 @@
 // numbers fit, as normalize does.
 #pragma once
 #include "kernels.hpp"
-#include "moments.hpp"
+#include "moments_cols.hpp"
 #include "normalize.hpp"
 #include "stored.hpp"
 

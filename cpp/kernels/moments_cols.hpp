@@ -1,0 +1,137 @@
+// Moments down columns, each of them a statistic.
+#pragma once
+#include "centers.hpp"
+#include "moments.hpp"
+
+namespace fusednorm::FUSEDNORM_ISA_NAME {
+namespace {
+
+// Rows between two touches of a column's sums, which lie in memory: what they read stays in the first-level cache.
+constexpr int64_t strip_rows(int64_t cols) {
+    constexpr int64_t kValues = 4096, kLeast = 8;
+    return cols * kLeast >= kValues ? kLeast : kValues / cols;
+}
+
+// Columns in sixteens, as many at once as registers hold: strip(first column, how many sixteens, how to load one).
+template <class F>
+FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
+    constexpr int kGroups = kBytes == 64 ? 3 : 1;
+    constexpr std::integral_constant<int, kGroups> several{};
+    constexpr std::integral_constant<int, 1> one{};
+    const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<double>(p); };
+    int64_t c = 0;
+    if constexpr (kGroups > 1)
+        for (; c + kGroups * kLanes <= cols; c += kGroups * kLanes) strip(c, several, whole);
+    for (; c + kLanes <= cols; c += kLanes) strip(c, one, whole);
+    const int64_t left = cols - c;
+    const auto some = [left](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, left); };
+    if (left > 0) strip(c, one, some);
+}
+
+template <class T, bool Centered, bool Plain>
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
+                                 double* squares) {
+    for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
+        constexpr int n = decltype(groups)::value;
+        Lanes<double> k[n], s[n], q[n];
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < n; ++j) {
+            const int64_t at = c + j * kLanes;
+            k[j] = load<double>(center + at), s[j] = load<double>(sums + at), q[j] = load<double>(squares + at);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+            FUSEDNORM_LANES_UNROLL
+            for (int j = 0; j < n; ++j) {
+                const T* value = x + r * ld + c + j * kLanes;
+                __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
+                const Lanes<double> v = value_at(value), d = Plain ? v : v - k[j];
+                if constexpr (Centered) s[j] += d;
+                add_square<Plain>(q[j], d);
+            }
+        }
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < n; ++j) store(sums + c + j * kLanes, s[j]), store(squares + c + j * kLanes, q[j]);
+    });
+}
+
+// One block of rows, each column around its center.
+template <class T, bool Centered, bool Plain>
+FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
+                                double* squares) {
+    for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
+    const int64_t strip = strip_rows(cols);
+    for (int64_t r = 0; r < rows; r += strip)
+        cols_strip<T, Centered, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
+}
+
+// The center of columns that are near is 0, of the others the first value, if it is finite. Whether all of them are 0.
+template <class T, class F>
+FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, F is_near_at) {
+    const Lanes<double> zero = broadcast(0.0);
+    Lanes<double> total = zero;
+    for (int64_t c = 0; c < cols; c += kLanes) {
+        const Lanes<double> value = load_some<double>(first + c, cols - c);
+        const Lanes<double> k = select(is_near_at(c, value), zero, select(is_finite(value), value, zero));
+        store(center + c, k);
+        total += absolute(k);
+    }
+    return sum(total) == 0;
+}
+
+// scratch: three arrays of cols rounded up to whole lanes.
+template <class T, bool Centered>
+void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
+    const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
+    double *center = scratch, *sums = center + padded, *squares = sums + padded;
+    for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {
+        const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
+        const double count = static_cast<double>(block);
+        const bool choose = Centered && is_narrow<T> && block >= kLeastRowsChosen;
+        bool around_zero =
+            set_centers(x, cols, center, [&](int64_t c, const Lanes<double>& first) __attribute__((always_inline)) {
+                if (!choose) return is_at_most(broadcast(1.0), broadcast(Centered ? 0.0 : 1.0));
+                const auto row = [&](int64_t r)
+                                     __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
+                return looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1));
+            });
+        for (;;) {
+            if (kPlain<T> && around_zero) {
+                cols_sums<T, Centered, kPlain<T>>(x, block, ld, cols, center, sums, squares);
+            } else {
+                cols_sums<T, Centered, false>(x, block, ld, cols, center, sums, squares);
+            }
+            if (!Centered || !around_zero) break;
+            around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>&) __attribute__((always_inline)) {
+                return is_near(load<double>(sums + c), load<double>(squares + c), count);
+            });
+            if (around_zero) break;
+        }
+        const Lanes<double> n = broadcast(count);
+        for (int64_t c = 0; c < cols; c += kLanes) {
+            auto value = closed_block<Centered>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
+            if (done > 0) value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, count);
+            put_lanes(out, c, cols - c, value);
+        }
+    }
+}
+
+// Few contiguous columns would leave most lanes empty: several rows are read as one, and their replicas merged.
+template <class T, bool Centered>
+void moments_cols(const ColsTile& t, Moments out) {
+    const T* x = static_cast<const T*>(t.x);
+    const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, folded_rows = t.rows / fold;
+    if (fold == 1 || folded_rows == 0) return moments_wide_cols<T, Centered>(x, t.rows, t.ld, t.cols, t.scratch, out);
+    const int64_t wide = fold * t.cols, left = t.rows - folded_rows * fold;
+    Moments parts{t.scratch, t.scratch + wide, t.scratch + 2 * wide};
+    double* scratch = t.scratch + 3 * wide;
+    moments_wide_cols<T, Centered>(x, folded_rows, wide, wide, scratch, parts);
+    const double n = static_cast<double>(folded_rows);
+    for (int64_t c = 0; c < t.cols; ++c) put(out, c, {parts.mean[c], parts.low[c], parts.m2[c]});
+    for (int64_t i = 1; i < fold; ++i) merge(out, n * static_cast<double>(i), parts + i * t.cols, n, t.cols);
+    if (left == 0) return;
+    moments_wide_cols<T, Centered>(x + folded_rows * wide, left, t.cols, t.cols, scratch, parts);
+    merge(out, n * static_cast<double>(fold), parts, static_cast<double>(left), t.cols);
+}
+
+}  // namespace
+}  // namespace fusednorm::FUSEDNORM_ISA_NAME
