@@ -98,13 +98,14 @@ Activation Arguments::activation(py::handle object) const {
         {"gelu", Activation::gelu},           {"gelu_tanh", Activation::gelu_tanh},
         {"sigmoid", Activation::sigmoid},     {"tanh", Activation::tanh},
         {"hardswish", Activation::hardswish}, {"leaky_relu", Activation::leaky_relu}};
-    std::string all = "None";
-    for (const auto& [name, activation] : names) {
-        if (PyUnicode_Check(object.ptr()) && PyUnicode_CompareWithASCIIString(object.ptr(), name) == 0) return activation;
-        all += std::string(", '") + name + "'";
-    }
-    if (!PyUnicode_Check(object.ptr())) type_error("activation", "one of " + all, text_of(object));
-    value_error("activation", "one of " + all, text_of(object));
+    const bool is_text = PyUnicode_Check(object.ptr());
+    if (is_text)
+        for (const auto& [name, activation] : names)
+            if (PyUnicode_CompareWithASCIIString(object.ptr(), name) == 0) return activation;
+    std::string all = "one of None";
+    for (const auto& [name, activation] : names) all += std::string(", '") + name + "'";
+    if (!is_text) type_error("activation", all, text_of(object));
+    value_error("activation", all, text_of(object));
 }
 
 Array Arguments::shaped_like(const char* argument, py::handle object, const Array& x) const {

@@ -106,6 +106,7 @@ const char* name_of(Type type) {
 
 bool is_odd(const py::array& a) {
     if (!is_native(a.dtype()) || !(a.flags() & kAligned)) return true;
+    if (a.flags() & kContiguous) return false;
     for (py::ssize_t i = 0; i < a.ndim(); ++i)
         if (a.shape(i) > 1 && a.strides(i) % a.itemsize() != 0) return true;
     return false;

@@ -213,10 +213,11 @@ void gradient_by_rows(const GradientTile& t) {
 // Few contiguous columns: several rows are one, with the coefficients written out as often.
 template <class T, class A>
 void gradient_by_cols(const GradientTile& t) {
-    const int64_t cols = t.cols, fold = t.ld == cols ? fold_of(cols) : 1, wide = fold * cols, rows = t.rows / fold;
+    const int64_t cols = t.cols, fold = t.ld == cols && t.rows >= kFoldRows ? fold_of(cols) : 1;
+    const int64_t wide = fold * cols, rows = t.rows / fold;
     const void* given[] = {t.factor, t.center, t.slope, t.offset};
     const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
-    if (fold == 1 || rows == 0) return gradient_with<T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
+    if (fold == 1) return gradient_with<T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
     A coefs[4][kFoldCols];
     for (int i = 0; i < 4; ++i)
         for (int64_t c = 0; c < wide; ++c) coefs[i][c] = coef(i)[c % cols];

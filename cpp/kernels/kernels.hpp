@@ -46,7 +46,8 @@ struct RowsTile {
 };
 
 // Rows of few contiguous columns that are read as one row, so that no lane stays empty; 1 where there is no need.
-constexpr int64_t kFoldCols = 1024;
+// kFoldRows: with fewer of them, writing coefficients out as often takes longer.
+constexpr int64_t kFoldCols = 1024, kFoldRows = 64;
 constexpr int64_t fold_of(int64_t cols) {
     if (cols >= 64 || cols % 32 == 0) return 1;
     int64_t fold = 1;

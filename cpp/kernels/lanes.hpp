@@ -189,6 +189,19 @@ FUSEDNORM_INLINE Lanes<double> square_root(const Lanes<double>& a) {
     return r;
 }
 
+// The nearest numbers of type A.
+template <class A>
+FUSEDNORM_INLINE Lanes<double> rounded_to(const Lanes<double>& a) {
+    if constexpr (std::is_same_v<A, double>) return a;
+    Lanes<double> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+        using Narrow = typename VectorOf<A, kBytes / static_cast<int>(sizeof(double) / sizeof(A))>::type;
+        r.part[i] = convert_part<Lanes<double>::Part>(convert_part<Narrow>(a.part[i]));
+    }
+    return r;
+}
+
 // The same words for one double.
 FUSEDNORM_INLINE bool is_finite(double a) { return a - a == 0; }
 FUSEDNORM_INLINE bool is_at_most(double a, double b) { return a <= b; }

@@ -2,6 +2,7 @@
 // coefficients made from them.
 #pragma once
 #include "kernels.hpp"
+#include "lanes_bits.hpp"
 #include "stored.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
@@ -93,45 +94,60 @@ void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
 // rstd = 1 / sqrt(m2 / count + eps), scale = weight * rstd, center = A(mean), shift = bias + (center - mean) * scale:
 // what rounding the mean to A lost comes back in the shift. False when A's range does not hold these numbers.
 template <class A>
-bool coefficients(const CoefficientsJob& job) {
-    constexpr int64_t kChunk = 64;
-    A *center = static_cast<A*>(job.center), *scale = static_cast<A*>(job.scale), *shift = static_cast<A*>(job.shift);
-    const int64_t per = job.per, affine_ld = job.affine_ld;
-    const double *weight = job.weight, *bias = job.bias;
-    const Lanes<double> count = broadcast(job.count), one = broadcast(1.0);
-    int misfits = 0;
-    for (int64_t begin = 0; begin < job.stats; begin += kChunk) {
-        const int64_t n = job.stats - begin < kChunk ? job.stats - begin : kChunk;
-        const Moments m = job.moments + begin;
-        double rstd[kChunk], lost[kChunk];
-        for (int64_t i = 0; i < n; i += kLanes)
-            store(rstd + i, one / square_root(load_some<double>(m.m2 + i, n - i) / count + job.eps));
-        // An infinite mean was not rounded, and goes through x - center.
-        for (int64_t i = 0; i < n; ++i)
-            lost[i] = is_finite(m.mean[i]) ? (static_cast<double>(static_cast<A>(m.mean[i])) - m.mean[i]) - m.low[i] : 0;
-        const auto make = [&](int64_t i, int64_t s) __attribute__((always_inline)) {
-            const double factor = weight[i * affine_ld] * rstd[s];
-            center[i] = static_cast<A>(m.mean[s]);
-            scale[i] = static_cast<A>(factor);
-            shift[i] = static_cast<A>(bias[i * affine_ld] + lost[s] * factor);
-            if constexpr (sizeof(A) == 4) {
-                const double size = __builtin_fabs(factor), offset = __builtin_fabs(m.mean[s]);
-                // NaN and infinities compare false: what they give is the same in any arithmetic.
-                const bool far = (offset > 0x1p100) & (offset < __builtin_inf());
-                const bool small = (size < 0x1p-126) & (size > 0), large = (size > 0x1p126) & (size < __builtin_inf());
-                misfits |= far | small | large;
-            }
+struct CoefficientsOf {
+    const CoefficientsJob& job;
+    Lanes<double> misfits = broadcast(0.0);
+
+    // n <= 16 coefficients from the i-th on, of statistics that are lanes.
+    FUSEDNORM_INLINE void make(int64_t i, int64_t n, const MomentsOf<Lanes<double>>& m, const Lanes<double>& rstd) {
+        const Lanes<double> zero = broadcast(0.0), one = broadcast(1.0);
+        const auto given = [&](const double* values) __attribute__((always_inline)) {
+            if (job.affine_ld == 0) return broadcast(values[0]);
+            return n == kLanes ? load<double>(values + i) : load_some<double>(values + i, n);
         };
-        if (per == 1) {
-            for (int64_t i = 0; i < n; ++i) make(i, i);
-        } else {
-            for (int64_t s = 0, i = 0; s < n; ++s)
-                for (const int64_t end = i + per; i < end; ++i) make(i, s);
+        const auto put = [&](void* to, const Lanes<double>& value) __attribute__((always_inline)) {
+            n == kLanes ? store(static_cast<A*>(to) + i, value) : store_some(static_cast<A*>(to) + i, value, n);
+        };
+        const Lanes<double> factor = given(job.weight) * rstd;
+        // An infinite mean was not rounded, and goes through x - center.
+        const Lanes<double> lost = select(is_finite(m.mean), (rounded_to<A>(m.mean) - m.mean) - m.low, zero);
+        put(job.center, m.mean);
+        put(job.scale, factor);
+        put(job.shift, given(job.bias) + lost * factor);
+        if constexpr (sizeof(A) == 4) {
+            const Lanes<double> size = absolute(factor), offset = absolute(m.mean);
+            // NaN and infinities fit: what they give is the same in any arithmetic.
+            const auto counted = [&](const Lanes<double>& a)
+                                     __attribute__((always_inline)) { return select(is_finite(a), one, zero); };
+            const Lanes<double> far = select(is_at_most(offset, broadcast(0x1p100)), zero, counted(offset));
+            const Lanes<double> large = select(is_at_most(size, broadcast(0x1p126)), zero, counted(size));
+            const Lanes<double> small = select(is_at_most(broadcast(0x1p-126), size), zero, counted(size));
+            misfits += far + large + select(is_at_most(size, zero), zero, small);
         }
-        center += n * per, scale += n * per, shift += n * per;
-        weight += n * per * affine_ld, bias += n * per * affine_ld;
     }
-    return misfits == 0;
+};
+
+template <class A>
+bool coefficients(const CoefficientsJob& job) {
+    CoefficientsOf<A> made{job};
+    const Lanes<double> count = broadcast(job.count), one = broadcast(1.0);
+    for (int64_t s = 0; s < job.stats; s += kLanes) {
+        const int64_t n = job.stats - s < kLanes ? job.stats - s : kLanes;
+        const MomentsOf<Lanes<double>> m = get_lanes(job.moments, s, n);
+        const Lanes<double> rstd = one / square_root(m.m2 / count + job.eps);
+        if (job.per == 1) {
+            made.make(s, n, m, rstd);
+            continue;
+        }
+        double means[kLanes], lows[kLanes], rstds[kLanes];
+        store(means, m.mean), store(lows, m.low), store(rstds, rstd);
+        for (int64_t i = 0; i < n; ++i) {
+            const MomentsOf<Lanes<double>> shared{broadcast(means[i]), broadcast(lows[i]), Lanes<double>{}};
+            for (int64_t c = 0; c < job.per; c += kLanes)
+                made.make((s + i) * job.per + c, job.per - c < kLanes ? job.per - c : kLanes, shared, broadcast(rstds[i]));
+        }
+    }
+    return sum(made.misfits) == 0;
 }
 
 }  // namespace

@@ -165,8 +165,8 @@ void normalize_by_both(const NormalizeTile& t) {
 template <class In, class Out, class A, class E>
 void normalize_by_cols(const NormalizeTile& t) {
     const bool one_run = t.x_ld == t.cols && t.y_ld == t.cols && (t.r == nullptr || t.r_ld == t.cols);
-    const int64_t fold = one_run ? fold_of(t.cols) : 1;
-    if (fold == 1 || t.rows < fold) return normalize_with<In, Out, A, E>(t, ColCoefs<A>(t));
+    const int64_t fold = one_run && t.rows >= kFoldRows ? fold_of(t.cols) : 1;
+    if (fold == 1) return normalize_with<In, Out, A, E>(t, ColCoefs<A>(t));
     A center[kFoldCols], scale[kFoldCols], shift[kFoldCols];
     const int64_t wide = fold * t.cols, rows = t.rows / fold;
     for (int64_t c = 0, from = 0; c < wide; ++c, from = from + 1 == t.cols ? 0 : from + 1) {
