@@ -115,6 +115,14 @@ def check_backward(dtype, channel_axis, sizes):
         np.testing.assert_array_equal(a, b)
 
 
+def check_dtypes_without_parameters():
+    layer, alone = (make(3, affine=False) for make in (SyncBatchNorm, BatchNorm))
+    for dtype in ("u1", "f2", "f4", "f8"):
+        x = np.arange(24).reshape(4, 3, 2).astype(dtype)
+        got, wanted = (each.backward(x, x) for each in (layer, alone))
+        assert [a.dtype for a in got] == [a.dtype for a in wanted]
+
+
 def check_errors():
     odd = COMM.rank == 2
     assert raises(
@@ -150,6 +158,7 @@ def main():
                     check_layer(dtype, channel_axis, momentum, sizes)
             for sizes in SPLITS:
                 check_backward(dtype, channel_axis, sizes)
+    check_dtypes_without_parameters()
     check_errors()
     COMM.Barrier()
     if COMM.rank == 0:

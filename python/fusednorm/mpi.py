@@ -163,7 +163,7 @@ class SyncBatchNorm(BatchNorm):
             raise RuntimeError("SyncBatchNorm.backward: another rank failed")
         by_weight, by_bias = sums[:2] * weight / np.sqrt(var + self.eps) / max(int(total.count), 1)
         grad_x -= functional.batch_norm(x, mean, var, by_weight, by_bias, dtype=grad_x.dtype, **options)
-        dtype = np.float64 if self.weight is None else self.weight.dtype
+        dtype = np.promote_types(np.float32, grad_x.dtype) if self.weight is None else self.weight.dtype
         return grad_x, own[0].astype(dtype), own[1].astype(dtype)
 
     def _communicator(self) -> Any:
