@@ -45,9 +45,9 @@ FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int6
     if constexpr (!Centered) return sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols);
     const double first = as_double(x[0]), n = static_cast<double>(rows * cols);
     double k = is_finite(first) ? first : 0;
-    if (is_narrow<T> && n >= kLeastChosen &&
-        looks_near(first, as_double(x[cols / 2]), as_double(x[(rows - 1) * ld + cols - 1])))
-        k = 0;
+    // Values that are about to be read: those of a row's other end would be waited for.
+    const auto at = [&](int64_t c) __attribute__((always_inline)) { return as_double(x[c < cols ? c : cols - 1]); };
+    if (is_narrow<T> && n >= kLeastChosen && looks_near(first, at(cols / 2 < 256 ? cols / 2 : 256), at(511))) k = 0;
     for (;;) {
         const bool around_zero = k == 0;
         const BlockSums block = kPlain<T> && around_zero ? sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols)
