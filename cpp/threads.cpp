@@ -166,8 +166,8 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
 #pragma omp parallel num_threads(threads)
     {
         after(fork_edge);
-        if (omp_get_thread_num() != 0) leave_core(core);
         const int slot = omp_get_thread_num();
+        if (slot != 0) leave_core(core);
         for (int i = 0; i < threads; ++i) {
             Share& share = shares[static_cast<size_t>((slot + i) % threads)];
             for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)

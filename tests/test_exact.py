@@ -41,7 +41,8 @@ def test_moments_wherever_sums_are_centered(ratio, dtype, rng):
     for n, start in itertools.product((63, 64, 255, 256, 300, 4096, 9000), (None, 0, ratio)):
         x = (ratio + rng.standard_normal((n, 5))).astype(dtype)
         if start is not None:
-            x[[0, n // 4, n // 2, n * 3 // 4, n - 1]] = start  # values that a guess would look at
+            # Values that a guess looks at, along rows and down columns.
+            x[[0, n // 4, n // 2, n * 3 // 4, n - 1, min(n - 1, 256), min(n - 1, 511)]] = start
         for view in (x, np.asfortranarray(x)):
             mean, var = fn.moments(view, 0, dtype=np.float64)
             origin, offset, exact = oracle.moments(view.astype(np.float64), 0)

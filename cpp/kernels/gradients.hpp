@@ -68,28 +68,16 @@ void gradient_sums_rows(const GradientRowsTile& t) {
 template <bool Plain, class T>
 FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center,
                                      double* plain, double* product) {
-    for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
-        constexpr int n = decltype(groups)::value;
-        Lanes<double> k[n], sums[n], products[n];
-        FUSEDNORM_LANES_UNROLL
-        for (int j = 0; j < n; ++j) {
-            const int64_t at = c + j * kLanes;
-            k[j] = value_at(center + at), sums[j] = load<double>(plain + at), products[j] = load<double>(product + at);
-        }
-        for (int64_t r = 0; r < rows; ++r) {
-            FUSEDNORM_LANES_UNROLL
-            for (int j = 0; j < n; ++j) {
-                const int64_t at = r * ld + c + j * kLanes, next = at + rows * ld;
-                __builtin_prefetch(grad + next, 0, 2);
-                __builtin_prefetch(x + next, 0, 2);
-                const Lanes<double> g = value_at(grad + at);
-                sums[j] += g;
-                add_product<Plain>(products[j], g, value_at(x + at), k[j]);
-            }
-        }
-        FUSEDNORM_LANES_UNROLL
-        for (int j = 0; j < n; ++j) store(plain + c + j * kLanes, sums[j]), store(product + c + j * kLanes, products[j]);
-    });
+    const auto step = [=](int64_t r, int64_t c, auto value_at, const Lanes<double>& k, Lanes<double>& sums,
+                          Lanes<double>& products) __attribute__((always_inline)) {
+        const int64_t at = r * ld + c, next = at + rows * ld;
+        __builtin_prefetch(grad + next, 0, 2);
+        __builtin_prefetch(x + next, 0, 2);
+        const Lanes<double> g = value_at(grad + at);
+        sums += g;
+        add_product<Plain>(products, g, value_at(x + at), k);
+    };
+    add_to_columns(rows, cols, center, plain, product, step);
 }
 
 // scratch: two arrays of cols rounded up to whole lanes.

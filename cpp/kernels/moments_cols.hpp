@@ -28,30 +28,39 @@ FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
     if (left > 0) strip(c, one, some);
 }
 
-template <class T, bool Centered, bool Plain>
-FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
-                                 double* squares) {
+// Adds rows to two sums of every column, which stay in registers: step(row, column, how to load sixteen, the columns' centers
+// and their sums).
+template <class F>
+FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* center, double* first, double* second, F step) {
     for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
         constexpr int n = decltype(groups)::value;
-        Lanes<double> k[n], s[n], q[n];
+        Lanes<double> k[n], a[n], b[n];
         FUSEDNORM_LANES_UNROLL
         for (int j = 0; j < n; ++j) {
             const int64_t at = c + j * kLanes;
-            k[j] = load<double>(center + at), s[j] = load<double>(sums + at), q[j] = load<double>(squares + at);
+            k[j] = value_at(center + at), a[j] = load<double>(first + at), b[j] = load<double>(second + at);
         }
         for (int64_t r = 0; r < rows; ++r) {
             FUSEDNORM_LANES_UNROLL
-            for (int j = 0; j < n; ++j) {
-                const T* value = x + r * ld + c + j * kLanes;
-                __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
-                const Lanes<double> v = value_at(value), d = Plain ? v : v - k[j];
-                if constexpr (Centered) s[j] += d;
-                add_square<Plain>(q[j], d);
-            }
+            for (int j = 0; j < n; ++j) step(r, c + j * kLanes, value_at, k[j], a[j], b[j]);
         }
         FUSEDNORM_LANES_UNROLL
-        for (int j = 0; j < n; ++j) store(sums + c + j * kLanes, s[j]), store(squares + c + j * kLanes, q[j]);
+        for (int j = 0; j < n; ++j) store(first + c + j * kLanes, a[j]), store(second + c + j * kLanes, b[j]);
     });
+}
+
+template <class T, bool Centered, bool Plain>
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
+                                 double* squares) {
+    const auto step = [=](int64_t r, int64_t c, auto value_at, const Lanes<double>& k, Lanes<double>& s, Lanes<double>& q)
+                          __attribute__((always_inline)) {
+                              const T* value = x + r * ld + c;
+                              __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
+                              const Lanes<double> v = value_at(value), d = Plain ? v : v - k;
+                              if constexpr (Centered) s += d;
+                              add_square<Plain>(q, d);
+                          };
+    add_to_columns(rows, cols, center, sums, squares, step);
 }
 
 // One block of rows, each column around its center.
