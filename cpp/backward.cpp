@@ -39,8 +39,10 @@ public:
         unit_values = values / units;
         for (int i = 0; !down && i < plan.write.rows.n; ++i)
             if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
-        // As in forward: what the next unit's sums will read is asked for, while grad_x is written.
-        ahead = down || plan.units.n == 0 ? tiles.ahead : plan.units.last().x * size_of(op.x_type);
+        // As in forward.
+        ahead = values * size_of(op.x_type) < kFarBytes ? 0
+                : down || plan.units.n == 0             ? kAheadBytes
+                                                        : plan.units.last().x * size_of(op.x_type);
     }
 
     void run() {

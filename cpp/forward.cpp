@@ -33,8 +33,7 @@ public:
             batch = std::min({kMaxBatch, fit, share, plan.units.last().size});
         }
         if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
-        // x of this unit is in the cache: what the next one's sums will read is asked for, while the results are written.
-        if (!op.given && !down && plan.units.n > 0 && !one_row()) tiles.ahead = plan.units.last().x * size_of(op.x_type);
+        tiles.ahead = ahead();
         channels = down ? n : batch;
         if (!down && plan.coefs == Coefs::rows)
             for (int i = 0; i < plan.write.rows.n; ++i)
@@ -79,6 +78,13 @@ private:
 
     // A statistic is one row of x and of y.
     bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
+
+    // How far ahead normalize asks for x, in bytes. What it reads after sums were taken is in the cache: it asks for what the
+    // next unit's sums will read.
+    int64_t ahead() const {
+        if (one_row() || plan.write.pack_x || values * size_of(op.x_type) < kFarBytes) return 0;
+        return op.given || down || plan.units.n == 0 ? kAheadBytes : plan.units.last().x * size_of(op.x_type);
+    }
 
     int64_t batches_of_last() const { return (plan.units.last().size + batch - 1) / batch; }
 

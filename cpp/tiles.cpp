@@ -6,8 +6,6 @@
 namespace fusednorm {
 namespace {
 
-// How far ahead normalize asks for x, in bytes.
-constexpr int64_t kAhead = 2048;
 // Values that go through double on their way: what a first-level cache holds beside x, r and y.
 constexpr int64_t kThroughValues = 1024;
 
@@ -22,7 +20,7 @@ Tiles::Tiles(const Operation& operation, const Plan& plan_, const Kernels& kerne
     : x_type(static_cast<int>(operation.x_type) < kReadTypes ? operation.x_type : Type::f64),
       single(in_float(operation)),
       stream(false),
-      ahead(kAhead),
+      ahead(0),
       row_weight(operation.weight),
       row_bias(operation.bias),
       op(operation),
@@ -132,7 +130,7 @@ void Tiles::through_double(const Piece& p, NormalizeTile t, const Workspace& w) 
         k.widen[static_cast<int>(x_type)]({t.x, values, t.rows, t.cols, t.x_ld, 1, t.cols, 1});
         t.x = values, t.x_ld = t.cols;
     }
-    t.y = values, t.y_ld = t.cols, t.floor = kNoFloor, t.stream = false;
+    t.y = values, t.y_ld = t.cols, t.floor = kNoFloor, t.stream = false, t.ahead = 0;
     k.fused[static_cast<int>(Type::f64)][0][static_cast<int>(plan.coefs)](t);
     if (op.r) add_residual(p, values, w);
     const auto activate = k.activate[static_cast<int>(op.activation)][op.y_type == Type::f64 ? 1 : 0];

@@ -26,7 +26,7 @@ public:
     Type x_type;    // as the kernels read it
     bool single;    // float arithmetic, where the numbers fit
     bool stream;    // write past the caches
-    int64_t ahead;  // how far ahead normalize asks for x, in bytes
+    int64_t ahead;  // how far ahead normalize asks for x, in bytes; 0: it does not
 
     // Bytes of a thread's packed tiles, and where they begin in its memory.
     int64_t packed_bytes() const;

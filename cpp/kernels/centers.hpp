@@ -35,6 +35,13 @@ FUSEDNORM_INLINE auto is_near(const V& sum, const V& squares, double n) {
     return is_at_most(sum * sum * (kNear + 1), squares * (n * kNear));
 }
 
+// Around what to sum again: the first value, where 0 turned out not to be near; else what it was.
+template <class V>
+FUSEDNORM_INLINE V next_center(const V& k, const V& first, const V& sum, const V& squares, double n) {
+    const V nearer = select(is_near(sum, squares, n), k, select(is_finite(first), first, k));
+    return select(is_at_most(absolute(k), V{}), nearer, k);
+}
+
 // Whether they will, guessed from a few values: it spares reading the block twice.
 template <class V, class... Others>
 FUSEDNORM_INLINE auto looks_near(const V& first, const Others&... others) {

@@ -137,42 +137,43 @@ struct RowSlopes {
         factor = broadcast(factors[r * ld]), center = broadcast(centers[r * ld]);
         slope = broadcast(slopes[r * ld]), offset = broadcast(offsets[r * ld]);
     }
-    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t) const {
+    template <class F>
+    FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& g, const Lanes<A>& x, int64_t, F) const {
         return g * factor + ((x - center) * slope + offset);
     }
-    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& g, const Lanes<A>& x, int64_t, int64_t) const { return whole(g, x, 0); }
 };
 
 template <class A>
 struct ColSlopes {
     const A *factor, *center, *slope, *offset;
     FUSEDNORM_INLINE void row(int64_t) {}
-    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& g, const Lanes<A>& x, int64_t c) const {
-        return g * load<A>(factor + c) + ((x - load<A>(center + c)) * load<A>(slope + c) + load<A>(offset + c));
-    }
-    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& g, const Lanes<A>& x, int64_t c, int64_t n) const {
-        const Lanes<A> d = x - load_some<A>(center + c, n);
-        return g * load_some<A>(factor + c, n) + (d * load_some<A>(slope + c, n) + load_some<A>(offset + c, n));
+    template <class F>
+    FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& g, const Lanes<A>& x, int64_t c, F get) const {
+        return g * get(factor + c) + ((x - get(center + c)) * get(slope + c) + get(offset + c));
     }
 };
 
-template <bool Stream, class T, class A, class C>
+template <Traffic Way, class T, class A, class C>
 FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
     T* y = static_cast<T*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, ld = t.ld, ahead = t.ahead;
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld, y += ld) {
         coefs.row(r);
+        const auto value_at = [&](int64_t c, auto get)
+                                  __attribute__((always_inline)) { return coefs.apply(get(grad + c), get(x + c), c, get); };
         const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            store_some(y + c, coefs.some(load_some<A>(grad + c, n), load_some<A>(x + c, n), c, n), n);
+            store_some(y + c, value_at(c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); }), n);
         };
-        int64_t c = Stream ? head_of(y) : 0;
+        int64_t c = Way == Traffic::streamed ? head_of(y) : 0;
         if (c > 0) some(0, c);
         for (; c + kLanes <= cols; c += kLanes) {
-            __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
-            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-            const Lanes<A> value = coefs.whole(load<A>(grad + c), load<A>(x + c), c);
-            if constexpr (Stream) {
+            if constexpr (Way != Traffic::cached) {
+                __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
+                __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
+            }
+            const Lanes<A> value = value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); });
+            if constexpr (Way == Traffic::streamed) {
                 stream(y + c, value);
             } else {
                 store(y + c, value);
@@ -186,11 +187,12 @@ template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
     if constexpr (kStreams) {
         if (t.stream && t.cols >= kStreamCols) {
-            gradient_rows<true, T, A>(t, coefs);
+            gradient_rows<Traffic::streamed, T, A>(t, coefs);
             return stream_fence();
         }
     }
-    gradient_rows<false, T, A>(t, coefs);
+    if (t.ahead != 0) return gradient_rows<Traffic::ahead, T, A>(t, coefs);
+    gradient_rows<Traffic::cached, T, A>(t, coefs);
 }
 
 template <class T, class A>

@@ -84,7 +84,7 @@ struct NormalizeTile {
     int64_t coef_ld;  // rows, both: step from one row's coefficients to the next
     const void *weight, *bias;
     int64_t affine_ld;  // both: step from one row's weight and bias to the next
-    int64_t ahead;      // x is asked for so many bytes ahead
+    int64_t ahead;      // x is asked for so many bytes ahead; 0: it is in a cache
     bool stream;        // write past the caches
     // fused: y = max(floor, ... + r), r in the type of y, or absent
     const void* r;
@@ -147,7 +147,7 @@ struct GradientTile {
     int64_t rows, cols, ld;
     const void *factor, *center, *slope, *offset;
     int64_t coef_ld;  // by rows: step from one row's coefficients to the next
-    int64_t ahead;    // grad and x are asked for so many bytes ahead
+    int64_t ahead;    // grad and x are asked for so many bytes ahead; 0: they are in a cache
     bool stream;
 };
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -217,13 +218,49 @@ FUSEDNORM_INLINE double sum(const VectorOf<double, 32>::type& a) {
 FUSEDNORM_INLINE double sum(const VectorOf<double, 64>::type& a) {
     return sum(__builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7));
 }
-FUSEDNORM_INLINE double sum(Lanes<double> a) {
+// The lanes of all registers in one of them.
+FUSEDNORM_INLINE Lanes<double>::Part folded(Lanes<double> a) {
     FUSEDNORM_LANES_UNROLL
     for (int step = Lanes<double>::kParts / 2; step > 0; step /= 2) {
         FUSEDNORM_LANES_UNROLL
         for (int i = 0; i < step; ++i) a.part[i] += a.part[i + step];
     }
-    return sum(a.part[0]);
+    return a.part[0];
+}
+FUSEDNORM_INLINE double sum(const Lanes<double>& a) { return sum(folded(a)); }
+
+// Of a and b, one after the other, each run of 2 * Half lanes becomes Half lanes: its halves' sum.
+template <int Half, class V, size_t... I>
+FUSEDNORM_INLINE V halves_added(const V& a, const V& b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (static_cast<int>(I) / Half * 2 * Half + static_cast<int>(I) % Half)...) +
+           __builtin_shufflevector(a, b, (static_cast<int>(I) / Half * 2 * Half + static_cast<int>(I) % Half + Half)...);
+}
+
+// sum() of as many registers as one has lanes, side by side: a third of the operations.
+template <int Half, class V>
+FUSEDNORM_INLINE V sums_of(V* a) {
+    constexpr int width = sizeof(V) / sizeof(double);
+    if constexpr (Half > 0) {
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < Half; ++i) a[i] = halves_added<Half>(a[2 * i], a[2 * i + 1], std::make_index_sequence<width>());
+        return sums_of<Half / 2>(a);
+    } else {
+        return a[0];
+    }
+}
+
+// sum() of sixteen, side by side.
+FUSEDNORM_INLINE Lanes<double> sums_of(const Lanes<double>::Part (&a)[kLanes]) {
+    constexpr int width = Lanes<double>::kWidth;
+    Lanes<double> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+        Lanes<double>::Part some[width];
+        FUSEDNORM_LANES_UNROLL
+        for (int j = 0; j < width; ++j) some[j] = a[i * width + j];
+        r.part[i] = sums_of<width / 2>(some);
+    }
+    return r;
 }
 
 }  // namespace

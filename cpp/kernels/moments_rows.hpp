@@ -6,13 +6,13 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
-// One block's sums of d = x - k and of d * d.
-struct BlockSums {
-    double k, sum, squares;
+// One block's sums of d = x - k and of d * d, in lanes.
+struct LaneSums {
+    Lanes<double>::Part sum, squares;
 };
 
 template <class T, bool Centered, bool Plain>
-FUSEDNORM_INLINE BlockSums sums_around(double k, const T* x, int64_t rows, int64_t ld, int64_t cols) {
+FUSEDNORM_INLINE LaneSums sums_around(double k, const T* x, int64_t rows, int64_t ld, int64_t cols) {
     BitsOf<T> fill = 0;  // k, which is x[0] or 0, as it is stored
     if (k != 0) __builtin_memcpy(&fill, x, sizeof fill);
     const Lanes<double> center = broadcast(k);
@@ -37,23 +37,58 @@ FUSEDNORM_INLINE BlockSums sums_around(double k, const T* x, int64_t rows, int64
         run(split, whole, (r + 1 < rows ? x + ld : x + cols) - whole);
         if (whole < cols) add(load_some<double>(x + whole, cols - whole, fill));
     }
-    return {k, sum(sums), sum(squares)};
+    return {folded(sums), folded(squares)};
 }
 
 template <class T, bool Centered>
-FUSEDNORM_INLINE BlockSums rows_block(const T* x, int64_t rows, int64_t ld, int64_t cols) {
-    if constexpr (!Centered) return sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols);
-    const double first = as_double(x[0]), n = static_cast<double>(rows * cols);
-    double k = is_finite(first) ? first : 0;
+FUSEDNORM_INLINE LaneSums block_sums(double k, const T* x, int64_t rows, int64_t ld, int64_t cols) {
+    if (kPlain<T> && k == 0) return sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols);
+    return sums_around<T, Centered, false>(k, x, rows, ld, cols);
+}
+
+// What a block's values are summed around: its first, or 0 where that is near, it seems.
+template <class T>
+FUSEDNORM_INLINE double center_of(double first, const T* x, int64_t rows, int64_t cols) {
     // Values that are about to be read: those of a row's other end would be waited for.
     const auto at = [&](int64_t c) __attribute__((always_inline)) { return as_double(x[c < cols ? c : cols - 1]); };
-    if (is_narrow<T> && n >= kLeastChosen && looks_near(first, at(cols / 2 < 256 ? cols / 2 : 256), at(511))) k = 0;
+    if (!is_finite(first)) return 0;
+    const bool near =
+        is_narrow<T> && rows * cols >= kLeastChosen && looks_near(first, at(cols / 2 < 256 ? cols / 2 : 256), at(511));
+    return near ? 0 : first;
+}
+
+template <class T, bool Centered>
+FUSEDNORM_INLINE MomentsOf<double> block_moments(const T* x, int64_t rows, int64_t ld, int64_t cols) {
+    const double n = static_cast<double>(rows * cols), first = Centered ? as_double(x[0]) : 0;
+    for (double k = Centered ? center_of(first, x, rows, cols) : 0;;) {
+        const LaneSums lanes = block_sums<T, Centered>(k, x, rows, ld, cols);
+        const double total = sum(lanes.sum), squares = sum(lanes.squares), next = next_center(k, first, total, squares, n);
+        if (next == k) return closed_block<Centered>(k, total, squares, n);
+        k = next;
+    }
+}
+
+// The same of up to sixteen blocks, block_ld apart: what follows the sums takes as long as a short row does.
+template <class T, bool Centered>
+FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows, int64_t ld,
+                                                        int64_t cols) {
+    const double n = static_cast<double>(rows * cols);
+    Lanes<double>::Part sums[kLanes] = {}, squares[kLanes] = {};
+    double firsts[kLanes] = {}, centers[kLanes] = {};
+    const auto sum_block = [&](int64_t i) __attribute__((always_inline)) {
+        const LaneSums lanes = block_sums<T, Centered>(centers[i], x + i * block_ld, rows, ld, cols);
+        sums[i] = lanes.sum, squares[i] = lanes.squares;
+    };
+    for (int64_t i = 0; i < blocks; ++i) {
+        if (Centered) firsts[i] = as_double(x[i * block_ld]), centers[i] = center_of(firsts[i], x + i * block_ld, rows, cols);
+        sum_block(i);
+    }
     for (;;) {
-        const bool around_zero = k == 0;
-        const BlockSums block = kPlain<T> && around_zero ? sums_around<T, Centered, kPlain<T>>(0, x, rows, ld, cols)
-                                                         : sums_around<T, Centered, false>(k, x, rows, ld, cols);
-        if (!around_zero || !is_finite(first) || first == 0 || is_near(block.sum, block.squares, n)) return block;
-        k = first;
+        const Lanes<double> k = load<double>(centers), total = sums_of(sums), total_squares = sums_of(squares);
+        const Lanes<double> next = next_center(k, load<double>(firsts), total, total_squares, n);
+        if (!Centered || sum(absolute(next - k)) == 0) return closed_block<Centered>(k, total, total_squares, broadcast(n));
+        store(centers, next);
+        for (int64_t i = 0; i < blocks; ++i) sum_block(i);
     }
 }
 
@@ -64,16 +99,9 @@ void moments_rows(const RowsTile& t, Moments out) {
     const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
     const T* x = static_cast<const T*>(t.x);
     if (rows <= block_rows && cols <= block_cols) {
-        // Statistics of one block each: what follows the sums takes as long as a short row does, so sixteen are closed at once.
-        const Lanes<double> n = broadcast(static_cast<double>(rows * cols));
         for (int64_t s = 0; s < t.stats; s += kLanes) {
-            const int64_t several = t.stats - s < kLanes ? t.stats - s : kLanes;
-            double k[kLanes] = {}, sums[kLanes] = {}, squares[kLanes] = {};
-            for (int64_t i = 0; i < several; ++i) {
-                const BlockSums block = rows_block<T, Centered>(x + (s + i) * t.stat_ld, rows, t.ld, cols);
-                k[i] = block.k, sums[i] = block.sum, squares[i] = block.squares;
-            }
-            put_lanes(out, s, several, closed_block<Centered>(load<double>(k), load<double>(sums), load<double>(squares), n));
+            const int64_t some = t.stats - s < kLanes ? t.stats - s : kLanes;
+            put_lanes(out, s, some, block_moments<T, Centered>(x + s * t.stat_ld, some, t.stat_ld, rows, t.ld, cols));
         }
         return;
     }
@@ -84,9 +112,8 @@ void moments_rows(const RowsTile& t, Moments out) {
             const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows;
             for (int64_t c = 0; c < cols; c += block_cols) {
                 const int64_t n_cols = cols - c < block_cols ? cols - c : block_cols;
-                const BlockSums sums = rows_block<T, Centered>(x + r * t.ld + c, n_rows, t.ld, n_cols);
+                const auto block = block_moments<T, Centered>(x + r * t.ld + c, n_rows, t.ld, n_cols);
                 const double n = static_cast<double>(n_rows * n_cols);
-                const auto block = closed_block<Centered>(sums.k, sums.sum, sums.squares, n);
                 total = count == 0 ? block : merged(total, count, block, n);
                 count += n;
             }

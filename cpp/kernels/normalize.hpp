@@ -7,7 +7,7 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
-// Where the coefficients of a tile come from: each gives sixteen columns' results of the current row.
+// Where the coefficients of a tile come from: each gives sixteen columns' results of the current row. get: what loads them.
 // Subtract before scaling: folding center into shift would lose the digits that an offset takes.
 // The pointers are copied: through the tile they would be read again after every store.
 template <class A>
@@ -23,8 +23,10 @@ struct RowCoefs {
     FUSEDNORM_INLINE void row(int64_t r) {
         center = broadcast(centers[r * ld]), scale = broadcast(scales[r * ld]), shift = broadcast(shifts[r * ld]);
     }
-    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& x, int64_t) const { return (x - center) * scale + shift; }
-    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t, int64_t) const { return whole(x, 0); }
+    template <class F>
+    FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t, F) const {
+        return (x - center) * scale + shift;
+    }
 };
 
 template <class A>
@@ -35,11 +37,9 @@ struct ColCoefs {
           scale(static_cast<const A*>(t.scale)),
           shift(static_cast<const A*>(t.shift)) {}
     FUSEDNORM_INLINE void row(int64_t) {}
-    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& x, int64_t c) const {
-        return (x - load<A>(center + c)) * load<A>(scale + c) + load<A>(shift + c);
-    }
-    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t c, int64_t n) const {
-        return (x - load_some<A>(center + c, n)) * load_some<A>(scale + c, n) + load_some<A>(shift + c, n);
+    template <class F>
+    FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t c, F get) const {
+        return (x - get(center + c)) * get(scale + c) + get(shift + c);
     }
 };
 
@@ -54,11 +54,9 @@ struct BothCoefs {
         rows.row(r);
         weight = weights + r * ld, bias = biases + r * ld;
     }
-    FUSEDNORM_INLINE Lanes<A> whole(const Lanes<A>& x, int64_t c) const {
-        return rows.whole(x, c) * load<A>(weight + c) + load<A>(bias + c);
-    }
-    FUSEDNORM_INLINE Lanes<A> some(const Lanes<A>& x, int64_t c, int64_t n) const {
-        return rows.whole(x, c) * load_some<A>(weight + c, n) + load_some<A>(bias + c, n);
+    template <class F>
+    FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t c, F get) const {
+        return rows.apply(x, c, get) * get(weight + c) + get(bias + c);
     }
 };
 
@@ -66,12 +64,9 @@ struct BothCoefs {
 struct Plain {
     FUSEDNORM_INLINE explicit Plain(const NormalizeTile&) {}
     FUSEDNORM_INLINE void row(int64_t) {}
-    template <class V>
-    FUSEDNORM_INLINE V whole(const V& value, int64_t) const {
-        return value;
-    }
-    template <class V>
-    FUSEDNORM_INLINE V some(const V& value, int64_t, int64_t) const {
+    FUSEDNORM_INLINE void ask(int64_t) const {}
+    template <class V, class F>
+    FUSEDNORM_INLINE V apply(const V& value, int64_t, F) const {
         return value;
     }
 };
@@ -80,8 +75,11 @@ struct Floor {
     double floor;
     FUSEDNORM_INLINE explicit Floor(const NormalizeTile& t) : floor(t.floor) {}
     FUSEDNORM_INLINE void row(int64_t) {}
-    FUSEDNORM_INLINE Lanes<double> whole(const Lanes<double>& value, int64_t) const { return at_least(value, floor); }
-    FUSEDNORM_INLINE Lanes<double> some(const Lanes<double>& value, int64_t, int64_t) const { return at_least(value, floor); }
+    FUSEDNORM_INLINE void ask(int64_t) const {}
+    template <class F>
+    FUSEDNORM_INLINE Lanes<double> apply(const Lanes<double>& value, int64_t, F) const {
+        return at_least(value, floor);
+    }
 };
 
 template <class R>
@@ -92,12 +90,12 @@ struct ResidualFloor {
     FUSEDNORM_INLINE explicit ResidualFloor(const NormalizeTile& t)
         : first(static_cast<const R*>(t.r)), ld(t.r_ld), floor(t.floor) {}
     FUSEDNORM_INLINE void row(int64_t i) { r = first + i * ld; }
-    FUSEDNORM_INLINE Lanes<double> whole(const Lanes<double>& value, int64_t c) const {
+    FUSEDNORM_INLINE void ask(int64_t c) const {
         __builtin_prefetch(reinterpret_cast<const char*>(r + c) + kPrefetchBytes, 0, 2);
-        return at_least(value + load<double>(r + c), floor);
     }
-    FUSEDNORM_INLINE Lanes<double> some(const Lanes<double>& value, int64_t c, int64_t n) const {
-        return at_least(value + load_some<double>(r + c, n), floor);
+    template <class F>
+    FUSEDNORM_INLINE Lanes<double> apply(const Lanes<double>& value, int64_t c, F get) const {
+        return at_least(value + get(r + c), floor);
     }
 };
 
@@ -111,25 +109,31 @@ FUSEDNORM_INLINE int64_t head_of(const T* y) {
 // Rows shorter than two stores have no aligned middle.
 constexpr int64_t kStreamCols = 2 * kLanes;
 
-template <bool Stream, class In, class Out, class A, class C, class E>
+// How values come and go: x is in a cache; it is asked for ahead; and y is written past the caches.
+enum class Traffic { cached, ahead, streamed };
+
+template <Traffic Way, class In, class Out, class A, class C, class E>
 FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue) {
     const In* x = static_cast<const In*>(t.x);
     Out* y = static_cast<Out*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld, ahead = t.ahead;
     for (int64_t r = 0; r < rows; ++r, x += x_ld, y += y_ld) {
         coefs.row(r), epilogue.row(r);
-        const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            store_some(y + c, epilogue.some(coefs.some(load_some<A>(x + c, n), c, n), c, n), n);
+        const auto value_at = [&](int64_t c, auto get) __attribute__((always_inline)) {
+            return epilogue.apply(coefs.apply(get(x + c), c, get), c, get);
         };
-        int64_t c = 0;
-        if constexpr (Stream) {
-            c = head_of(y);
-            if (c > 0) some(0, c);
-        }
+        const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+            store_some(y + c, value_at(c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); }), n);
+        };
+        int64_t c = Way == Traffic::streamed ? head_of(y) : 0;
+        if (c > 0) some(0, c);
         for (; c + kLanes <= cols; c += kLanes) {
-            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-            const Lanes<A> value = epilogue.whole(coefs.whole(load<A>(x + c), c), c);
-            if constexpr (Stream) {
+            if constexpr (Way != Traffic::cached) {
+                __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
+                epilogue.ask(c);
+            }
+            const Lanes<A> value = value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); });
+            if constexpr (Way == Traffic::streamed) {
                 stream(y + c, value);
             } else {
                 store(y + c, value);
@@ -144,11 +148,12 @@ template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
     if constexpr (kStreams) {
         if (t.stream && t.cols >= kStreamCols) {
-            normalize_rows<true, In, Out, A>(t, coefs, E(t));
+            normalize_rows<Traffic::streamed, In, Out, A>(t, coefs, E(t));
             return stream_fence();
         }
     }
-    normalize_rows<false, In, Out, A>(t, coefs, E(t));
+    if (t.ahead != 0) return normalize_rows<Traffic::ahead, In, Out, A>(t, coefs, E(t));
+    normalize_rows<Traffic::cached, In, Out, A>(t, coefs, E(t));
 }
 
 template <class In, class Out, class A, class E>
