@@ -82,7 +82,8 @@ private:
     // How far ahead normalize asks for x, in bytes. What it reads after sums were taken is in the cache: it asks for what the
     // next unit's sums will read.
     int64_t ahead() const {
-        if (one_row() || plan.write.pack_x || values * size_of(op.x_type) < kFarBytes) return 0;
+        if (one_row() || plan.write.pack_x) return 0;
+        if (!op.r && values * size_of(op.x_type) < kFarBytes) return 0;
         return op.given || down || plan.units.n == 0 ? kAheadBytes : plan.units.last().x * size_of(op.x_type);
     }
 

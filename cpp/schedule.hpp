@@ -16,7 +16,8 @@ constexpr int64_t kSerialGiven = 1 << 17, kSerialFound = 3 << 14;
 // Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
 constexpr int64_t kItemValues = 1 << 14;
 // x of so many bytes is asked for ahead, so far. Of a smaller one the processor's own prefetching has it in time, and asking
-// costs: eval (1,64,56,56) was 1.05 to 1.12 times as fast without, (8,256,28,28) 1.0 to 1.08, (4096,512) 0.94 to 0.98.
+// costs: eval (1,64,56,56) was 1.05 to 1.12 times as fast without, (8,256,28,28) 1.0 to 1.08, (4096,512) 0.94 to 0.98; with a
+// residual beside x even (1,64,56,56) was 0.95 to 0.98.
 constexpr int64_t kFarBytes = int64_t{8} << 20, kAheadBytes = 2048;
 // Results at least as large as the last cache go past the caches: they would not be there when they are read again. Smaller
 // ones do not: eval (8,256,28,28), 6 MB, took 310 us with ordinary stores and 530 with streaming ones, (32,64,112,112) 14 ms

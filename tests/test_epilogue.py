@@ -210,13 +210,31 @@ def test_number_of_threads(norm, rng, restore_threads):
 
 
 @pytest.mark.parametrize("layout", ["C", "channels-last"])
-def test_results_larger_than_the_caches(layout, rng):
-    x, residual = (cases.LAYOUTS[layout](cases.draw(rng, (8, 6, 400, 701))) for _ in range(2))
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (np.float32, {"activation": "relu", "residual": True}),
+        (np.float32, {}),
+        (np.float32, {"activation": "hardswish"}),
+        (np.float16, {}),
+        (cases.HALVES[1], {"activation": "relu"}),
+        (np.float64, {}),
+    ],
+    ids=["relu", "float32", "hardswish", "float16", "bfloat16 relu", "float64"],
+)
+def test_results_larger_than_the_caches(layout, dtype, options, rng):
+    sample = (1, 6, 400, 2804 // np.dtype(dtype).itemsize)
+    x, residual = (cases.LAYOUTS[layout](np.repeat(cases.draw(rng, sample, dtype), 8, axis=0)) for _ in range(2))
     call = cases.make_call("batch eval", x, rng)
-    y = call.run(x, residual=residual, activation="relu")
+
+    def run(part):
+        given = options | ({"residual": residual[part]} if "residual" in options else {})
+        return call.run(x[part], **given)
+
+    y = run(slice(None))
     for i in (0, 7):
         one = slice(i, i + 1)
-        np.testing.assert_array_equal(y[one], call.run(x[one], residual=residual[one], activation="relu"))
+        np.testing.assert_array_equal(y[one], run(one))
 
 
 @cases.every_norm

@@ -60,6 +60,24 @@ struct BothCoefs {
     }
 };
 
+// The same where nothing is subtracted or added.
+template <class A>
+struct ScaleCoefs {
+    const A *scales, *weights, *weight = nullptr;
+    int64_t ld, weight_ld;
+    Lanes<A> scale;
+    FUSEDNORM_INLINE explicit ScaleCoefs(const NormalizeTile& t)
+        : scales(static_cast<const A*>(t.scale)),
+          weights(static_cast<const A*>(t.weight)),
+          ld(t.coef_ld),
+          weight_ld(t.affine_ld) {}
+    FUSEDNORM_INLINE void row(int64_t r) { scale = broadcast(scales[r * ld]), weight = weights + r * weight_ld; }
+    template <class F>
+    FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t c, F get) const {
+        return x * scale * get(weight + c);
+    }
+};
+
 // What follows, in the same pass: nothing; a residual and relu, in double.
 struct Plain {
     FUSEDNORM_INLINE explicit Plain(const NormalizeTile&) {}
@@ -163,6 +181,7 @@ void normalize_by_rows(const NormalizeTile& t) {
 
 template <class In, class Out, class A, class E>
 void normalize_by_both(const NormalizeTile& t) {
+    if (t.center == nullptr) return normalize_with<In, Out, A, E>(t, ScaleCoefs<A>(t));
     normalize_with<In, Out, A, E>(t, BothCoefs<A>(t));
 }
 

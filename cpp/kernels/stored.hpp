@@ -251,21 +251,19 @@ constexpr int kStreamBytes = kBytes < kLanes * static_cast<int>(sizeof(T)) ? kBy
 template <class T, class A>
 FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
 #if defined(__x86_64__)
-    alignas(64) T buffer[kLanes];
-    store(buffer, a);
-    constexpr int kStep = kStreamBytes<T> / static_cast<int>(sizeof(T));
+    using L = Lanes<A>;
     FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < kLanes; i += kStep) {
+    for (int i = 0; i < L::kParts; ++i) {
+        const Raw<T, L::kWidth> raw = encode<T, A, L::kWidth>(a.part[i]);
+        T* to = p + i * L::kWidth;
 #if defined(__AVX512F__)
-        if constexpr (kStreamBytes<T> == 64)
-            _mm512_stream_si512(reinterpret_cast<__m512i*>(p + i), *reinterpret_cast<const __m512i*>(buffer + i));
+        if constexpr (sizeof raw == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(raw));
 #endif
 #if defined(__AVX2__)
-        if constexpr (kStreamBytes<T> == 32)
-            _mm256_stream_si256(reinterpret_cast<__m256i*>(p + i), *reinterpret_cast<const __m256i*>(buffer + i));
+        if constexpr (sizeof raw == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(raw));
 #endif
-        if constexpr (kStreamBytes<T> == 16)
-            _mm_stream_si128(reinterpret_cast<__m128i*>(p + i), *reinterpret_cast<const __m128i*>(buffer + i));
+        if constexpr (sizeof raw == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(raw));
+        if constexpr (sizeof raw == 8) _mm_stream_si64(reinterpret_cast<long long*>(to), reinterpret_cast<long long>(raw));
     }
 #else
     store(p, a);
