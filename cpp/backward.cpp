@@ -39,10 +39,8 @@ public:
         unit_values = values / units;
         for (int i = 0; !down && i < plan.write.rows.n; ++i)
             if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
-        // As in forward.
-        ahead = values * size_of(op.x_type) < kFarBytes ? 0
-                : down || plan.units.n == 0             ? kAheadBytes
-                                                        : plan.units.last().x * size_of(op.x_type);
+        // Otherwise grad and x were just read.
+        ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
     }
 
     void run() {

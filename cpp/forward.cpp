@@ -79,12 +79,13 @@ private:
     // A statistic is one row of x and of y.
     bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
 
-    // How far ahead normalize asks for x, in bytes. What it reads after sums were taken is in the cache: it asks for what the
-    // next unit's sums will read.
+    // How far ahead normalize asks for x, in bytes. After a unit's sums its x is in the cache; and where the results go past
+    // it, so may be that of the next one, which is what is asked for.
     int64_t ahead() const {
-        if (one_row() || plan.write.pack_x) return 0;
-        if (!op.r && values * size_of(op.x_type) < kFarBytes) return 0;
-        return op.given || down || plan.units.n == 0 ? kAheadBytes : plan.units.last().x * size_of(op.x_type);
+        const int64_t bytes = values * size_of(op.x_type);
+        if (one_row() || plan.write.pack_x || (!op.r && bytes < kFarBytes)) return 0;
+        const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units <= kNextBytes;
+        return next ? plan.units.last().x * size_of(op.x_type) : kAheadBytes;
     }
 
     int64_t batches_of_last() const { return (plan.units.last().size + batch - 1) / batch; }
