@@ -70,9 +70,7 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
                                      double* plain, double* product) {
     const auto step = [=](int64_t r, int64_t c, auto value_at, const Lanes<double>& k, Lanes<double>& sums,
                           Lanes<double>& products) __attribute__((always_inline)) {
-        const int64_t at = r * ld + c, next = at + rows * ld;
-        __builtin_prefetch(grad + next, 0, 2);
-        __builtin_prefetch(x + next, 0, 2);
+        const int64_t at = r * ld + c;
         const Lanes<double> g = value_at(grad + at);
         sums += g;
         add_product<Plain>(products, g, value_at(x + at), k);
