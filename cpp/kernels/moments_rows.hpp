@@ -58,7 +58,7 @@ FUSEDNORM_INLINE double center_of(double first, const T* x, int64_t rows, int64_
 }
 
 template <class T, bool Centered>
-FUSEDNORM_INLINE MomentsOf<double> block_moments(const T* x, int64_t rows, int64_t ld, int64_t cols) {
+__attribute__((noinline)) MomentsOf<double> block_moments(const T* x, int64_t rows, int64_t ld, int64_t cols) {
     const double n = static_cast<double>(rows * cols), first = Centered ? as_double(x[0]) : 0;
     for (double k = Centered ? center_of(first, x, rows, cols) : 0;;) {
         const LaneSums lanes = block_sums<T, Centered>(k, x, rows, ld, cols);
@@ -98,7 +98,7 @@ void moments_rows(const RowsTile& t, Moments out) {
     const int64_t rows = one_run ? 1 : t.rows, cols = one_run ? t.rows * t.cols : t.cols;
     const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
     const T* x = static_cast<const T*>(t.x);
-    if (rows <= block_rows && cols <= block_cols) {
+    if (t.stats > 1 && rows <= block_rows && cols <= block_cols) {
         for (int64_t s = 0; s < t.stats; s += kLanes) {
             const int64_t some = t.stats - s < kLanes ? t.stats - s : kLanes;
             put_lanes(out, s, some, block_moments<T, Centered>(x + s * t.stat_ld, some, t.stat_ld, rows, t.ld, cols));
