@@ -87,8 +87,10 @@ FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t bloc
         const Lanes<double> k = load<double>(centers), total = sums_of(sums), total_squares = sums_of(squares);
         const Lanes<double> next = next_center(k, load<double>(firsts), total, total_squares, n);
         if (!Centered || sum(absolute(next - k)) == 0) return closed_block<Centered>(k, total, total_squares, broadcast(n));
-        store(centers, next);
-        for (int64_t i = 0; i < blocks; ++i) sum_block(i);
+        double again[kLanes];
+        store(again, next);
+        for (int64_t i = 0; i < blocks; ++i)
+            if (again[i] != centers[i]) centers[i] = again[i], sum_block(i);
     }
 }
 
