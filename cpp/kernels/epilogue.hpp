@@ -1,7 +1,8 @@
 // What follows normalize, on a few values that are still in the cache, in double: add a residual, activate, round once.
 #pragma once
 #include "activation.hpp"
-#include "normalize.hpp"
+#include "kernels.hpp"
+#include "traffic.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
@@ -10,12 +11,10 @@ template <class T>
 void add(const AddTile& tile) {
     const T* r = static_cast<const T*>(tile.r);
     double* t = tile.t;
-    for (int64_t i = 0; i < tile.rows; ++i, r += tile.r_ld, t += tile.t_ld) {
-        int64_t c = 0;
-        for (; c + kLanes <= tile.cols; c += kLanes) store(t + c, load<double>(t + c) + load<double>(r + c));
-        const int64_t left = tile.cols - c;
-        if (left > 0) store_some(t + c, load_some<double>(t + c, left) + load_some<double>(r + c, left), left);
-    }
+    for (int64_t i = 0; i < tile.rows; ++i, r += tile.r_ld, t += tile.t_ld)
+        write_row<Traffic::cached, double>(
+            t, tile.cols, [=](int64_t c, auto get) __attribute__((always_inline)) { return get(t + c) + get(r + c); },
+            [](int64_t) {});
 }
 
 // t(n) in place. What lies behind it, up to a multiple of sixteen, is memory too, and becomes anything.
@@ -24,34 +23,15 @@ void activate_all(double* t, int64_t n) {
     for (int64_t i = 0; i < n; i += kLanes) store(t + i, activate<K, R>(load<double>(t + i)));
 }
 
-template <bool Stream, class T>
-FUSEDNORM_INLINE void finish_rows(const FinishTile& tile) {
-    const double* t = tile.t;
-    T* y = static_cast<T*>(tile.y);
-    for (int64_t i = 0; i < tile.rows; ++i, t += tile.t_ld, y += tile.y_ld) {
-        int64_t c = Stream ? head_of(y) : 0;
-        if (c > 0) store_some(y, load_some<double>(t, c), c);
-        for (; c + kLanes <= tile.cols; c += kLanes) {
-            if constexpr (Stream) {
-                stream(y + c, load<double>(t + c));
-            } else {
-                store(y + c, load<double>(t + c));
-            }
-        }
-        const int64_t left = tile.cols - c;
-        if (left > 0) store_some(y + c, load_some<double>(t + c, left), left);
-    }
-}
-
 template <class T>
 void finish(const FinishTile& tile) {
-    if constexpr (kStreams) {
-        if (tile.stream && tile.cols >= kStreamCols) {
-            finish_rows<true, T>(tile);
-            return stream_fence();
-        }
-    }
-    finish_rows<false, T>(tile);
+    choose_traffic(tile.stream, tile.cols, 0, [&](auto way) __attribute__((always_inline)) {
+        const double* t = tile.t;
+        T* y = static_cast<T*>(tile.y);
+        for (int64_t i = 0; i < tile.rows; ++i, t += tile.t_ld, y += tile.y_ld)
+            write_row<decltype(way)::value, double>(
+                y, tile.cols, [t](int64_t c, auto get) __attribute__((always_inline)) { return get(t + c); }, [](int64_t) {});
+    });
 }
 
 // In double: the one rounding is that to T.
@@ -61,14 +41,12 @@ void sum(const SumTile& tile) {
     const R* r = static_cast<const R*>(tile.r);
     T* s = static_cast<T*>(tile.s);
     for (int64_t i = 0; i < tile.rows; ++i, x += tile.x_ld, r += tile.r_ld, s += tile.s_ld) {
-        int64_t c = 0;
-        for (; c + kLanes <= tile.cols; c += kLanes) {
+        const auto value_at = [=](int64_t c, auto get) __attribute__((always_inline)) { return get(x + c) + get(r + c); };
+        const auto ask = [=](int64_t c) __attribute__((always_inline)) {
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + kPrefetchBytes);
             __builtin_prefetch(reinterpret_cast<const char*>(r + c) + kPrefetchBytes);
-            store(s + c, load<double>(x + c) + load<double>(r + c));
-        }
-        const int64_t left = tile.cols - c;
-        if (left > 0) store_some(s + c, load_some<double>(x + c, left) + load_some<double>(r + c, left), left);
+        };
+        write_row<Traffic::ahead, double>(s, tile.cols, value_at, ask);
     }
 }
 

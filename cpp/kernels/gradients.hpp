@@ -3,8 +3,7 @@
 #pragma once
 #include "kernels.hpp"
 #include "moments_cols.hpp"
-#include "normalize.hpp"
-#include "stored.hpp"
+#include "traffic.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
@@ -160,37 +159,18 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
         coefs.row(r);
         const auto value_at = [&](int64_t c, auto get)
                                   __attribute__((always_inline)) { return coefs.apply(get(grad + c), get(x + c), c, get); };
-        const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            store_some(y + c, value_at(c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); }), n);
+        const auto ask = [&](int64_t c) __attribute__((always_inline)) {
+            __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
+            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
         };
-        int64_t c = Way == Traffic::streamed ? head_of(y) : 0;
-        if (c > 0) some(0, c);
-        for (; c + kLanes <= cols; c += kLanes) {
-            if constexpr (Way != Traffic::cached) {
-                __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
-                __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-            }
-            const Lanes<A> value = value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); });
-            if constexpr (Way == Traffic::streamed) {
-                stream(y + c, value);
-            } else {
-                store(y + c, value);
-            }
-        }
-        if (c < cols) some(c, cols - c);
+        write_row<Way, A>(y, cols, value_at, ask);
     }
 }
 
 template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
-    if constexpr (kStreams) {
-        if (t.stream && t.cols >= kStreamCols) {
-            gradient_rows<Traffic::streamed, T, A>(t, coefs);
-            return stream_fence();
-        }
-    }
-    if (t.ahead != 0) return gradient_rows<Traffic::ahead, T, A>(t, coefs);
-    gradient_rows<Traffic::cached, T, A>(t, coefs);
+    choose_traffic(t.stream, t.cols, t.ahead,
+                   [&](auto way) __attribute__((always_inline)) { gradient_rows<decltype(way)::value, T, A>(t, coefs); });
 }
 
 template <class T, class A>

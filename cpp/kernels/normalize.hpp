@@ -2,7 +2,7 @@
 #pragma once
 #include "kernels.hpp"
 #include "lanes_bits.hpp"
-#include "stored.hpp"
+#include "traffic.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
@@ -117,19 +117,6 @@ struct ResidualFloor {
     }
 };
 
-// Values before the first that streaming may write, fewer than sixteen.
-template <class T>
-FUSEDNORM_INLINE int64_t head_of(const T* y) {
-    const auto past = reinterpret_cast<uintptr_t>(y) % kStreamBytes<T>;
-    return past == 0 ? 0 : static_cast<int64_t>((kStreamBytes<T> - past) / sizeof(T));
-}
-
-// Rows shorter than two stores have no aligned middle.
-constexpr int64_t kStreamCols = 2 * kLanes;
-
-// How values come and go: x is in a cache; it is asked for ahead; and y is written past the caches.
-enum class Traffic { cached, ahead, streamed };
-
 template <Traffic Way, class In, class Out, class A, class C, class E>
 FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue) {
     const In* x = static_cast<const In*>(t.x);
@@ -140,38 +127,20 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
         const auto value_at = [&](int64_t c, auto get) __attribute__((always_inline)) {
             return epilogue.apply(coefs.apply(get(x + c), c, get), c, get);
         };
-        const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-            store_some(y + c, value_at(c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); }), n);
+        const auto ask = [&](int64_t c) __attribute__((always_inline)) {
+            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
+            epilogue.ask(c);
         };
-        int64_t c = Way == Traffic::streamed ? head_of(y) : 0;
-        if (c > 0) some(0, c);
-        for (; c + kLanes <= cols; c += kLanes) {
-            if constexpr (Way != Traffic::cached) {
-                __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
-                epilogue.ask(c);
-            }
-            const Lanes<A> value = value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); });
-            if constexpr (Way == Traffic::streamed) {
-                stream(y + c, value);
-            } else {
-                store(y + c, value);
-            }
-        }
-        if (c < cols) some(c, cols - c);
+        write_row<Way, A>(y, cols, value_at, ask);
     }
 }
 
 // Not inlined: the folded columns below would repeat it.
 template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
-    if constexpr (kStreams) {
-        if (t.stream && t.cols >= kStreamCols) {
-            normalize_rows<Traffic::streamed, In, Out, A>(t, coefs, E(t));
-            return stream_fence();
-        }
-    }
-    if (t.ahead != 0) return normalize_rows<Traffic::ahead, In, Out, A>(t, coefs, E(t));
-    normalize_rows<Traffic::cached, In, Out, A>(t, coefs, E(t));
+    choose_traffic(t.stream, t.cols, t.ahead, [&](auto way) __attribute__((always_inline)) {
+        normalize_rows<decltype(way)::value, In, Out, A>(t, coefs, E(t));
+    });
 }
 
 template <class In, class Out, class A, class E>
