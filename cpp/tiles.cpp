@@ -68,7 +68,7 @@ NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t fir
         t.weight = static_cast<const char*>(row_weight) + p.at.affine * size;
         t.bias = static_cast<const char*>(row_bias) + p.at.affine * size;
         t.affine_ld = p.row.affine;
-        if (!op.centered) t.center = nullptr;
+        if (!op.centered && !c.wide) t.center = nullptr;
     }
     return t;
 }

@@ -25,7 +25,7 @@ void activate_all(double* t, int64_t n) {
 
 template <class T>
 void finish(const FinishTile& tile) {
-    choose_traffic(tile.stream, tile.cols, 0, [&](auto way) __attribute__((always_inline)) {
+    choose_traffic<double>(tile.stream, tile.cols, 0, [&](auto way) __attribute__((always_inline)) {
         const double* t = tile.t;
         T* y = static_cast<T*>(tile.y);
         for (int64_t i = 0; i < tile.rows; ++i, t += tile.t_ld, y += tile.y_ld)

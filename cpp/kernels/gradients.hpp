@@ -169,8 +169,8 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
 
 template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
-    choose_traffic(t.stream, t.cols, t.ahead,
-                   [&](auto way) __attribute__((always_inline)) { gradient_rows<decltype(way)::value, T, A>(t, coefs); });
+    choose_traffic<A>(t.stream, t.cols, t.ahead,
+                      [&](auto way) __attribute__((always_inline)) { gradient_rows<decltype(way)::value, T, A>(t, coefs); });
 }
 
 template <class T, class A>

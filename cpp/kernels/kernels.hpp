@@ -74,7 +74,8 @@ struct CoefficientsJob {
 };
 
 // y(rows, cols) = ((x - center) * scale + shift) [* weight + bias]. The coefficients belong to rows, to columns, or
-// (Coefs::both) center, scale and shift to rows, weight and bias to columns; center is null where it, shift and bias are 0.
+// (Coefs::both) center, scale and shift to rows, weight and bias to columns. In float center may be null: it, shift and bias
+// are 0.
 enum class Coefs : int { rows, cols, both };
 struct NormalizeTile {
     const void* x;

@@ -60,7 +60,7 @@ struct BothCoefs {
     }
 };
 
-// The same where nothing is subtracted or added.
+// The same where nothing is subtracted or added, in float.
 template <class A>
 struct ScaleCoefs {
     const A *scales, *weights, *weight = nullptr;
@@ -138,7 +138,7 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
 // Not inlined: the folded columns below would repeat it.
 template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
-    choose_traffic(t.stream, t.cols, t.ahead, [&](auto way) __attribute__((always_inline)) {
+    choose_traffic<A>(t.stream, t.cols, t.ahead, [&](auto way) __attribute__((always_inline)) {
         normalize_rows<decltype(way)::value, In, Out, A>(t, coefs, E(t));
     });
 }
@@ -150,7 +150,8 @@ void normalize_by_rows(const NormalizeTile& t) {
 
 template <class In, class Out, class A, class E>
 void normalize_by_both(const NormalizeTile& t) {
-    if (t.center == nullptr) return normalize_with<In, Out, A, E>(t, ScaleCoefs<A>(t));
+    if constexpr (sizeof(A) == 4)
+        if (t.center == nullptr) return normalize_with<In, Out, A, E>(t, ScaleCoefs<A>(t));
     normalize_with<In, Out, A, E>(t, BothCoefs<A>(t));
 }
 
