@@ -12,6 +12,14 @@ constexpr size_t kMostDims = 64;  // NumPy's
 
 PyTypeObject* api_type() { return reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_); }
 
+// Takes back an error of one of these kinds, which a message of ours replaces. What else an object of the user's raised goes
+// on.
+void take_back(std::initializer_list<PyObject*> kinds) {
+    for (PyObject* kind : kinds)
+        if (PyErr_ExceptionMatches(kind)) return PyErr_Clear();
+    if (PyErr_Occurred()) throw py::error_already_set();
+}
+
 // A dense, aligned copy in C order; the array itself where it is one already.
 py::array dense(const py::array& a, Type type) {
     const QuietCasts quiet;
@@ -34,7 +42,7 @@ std::string text_of(py::handle object) {
     // In ASCII: cutting UTF-8 could leave half a character.
     const auto ascii = py::reinterpret_steal<py::object>(PyObject_ASCII(object.ptr()));
     if (!ascii) {
-        PyErr_Clear();
+        take_back({PyExc_Exception});
         return "a value of type " + std::string(Py_TYPE(object.ptr())->tp_name);
     }
     std::string text = py::str(ascii);
@@ -125,7 +133,7 @@ double Arguments::real(const char* argument, py::handle object) const {
     const double value = PyFloat_AsDouble(object.ptr());
     if (value == -1 && PyErr_Occurred()) {
         const bool is_large = PyErr_ExceptionMatches(PyExc_OverflowError);
-        PyErr_Clear();
+        take_back({PyExc_TypeError, PyExc_ValueError, PyExc_OverflowError});
         if (is_large) value_error(argument, "a number that float64 holds", text_of(object));
         type_error(argument, "a number", text_of(object));
     }
@@ -141,21 +149,22 @@ double Arguments::eps(py::handle object) const {
 int64_t Arguments::integer(const char* argument, py::handle object) const {
     const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);
     if (value == -1 && PyErr_Occurred()) {
-        PyErr_Clear();
+        take_back({PyExc_TypeError, PyExc_ValueError});
         type_error(argument, "an integer", text_of(object));
     }
     return value;
 }
 
 std::vector<int64_t> Arguments::integers(const char* argument, py::handle object) const {
-    // An array is both an index and a sequence, if it has dimensions.
-    const bool is_sequence = PySequence_Check(object.ptr()) && PySequence_Size(object.ptr()) >= 0;
-    PyErr_Clear();
+    // An array is both an index and a sequence, if it has dimensions. Text is no sequence of integers, though bytes look so.
+    const bool is_text = PyUnicode_Check(object.ptr()) || PyBytes_Check(object.ptr()) || PyByteArray_Check(object.ptr());
+    const bool is_sequence = !is_text && PySequence_Check(object.ptr()) && PySequence_Size(object.ptr()) >= 0;
+    take_back({PyExc_TypeError, PyExc_ValueError, PyExc_OverflowError});
     std::vector<int64_t> values;
     if (is_sequence) {
         const auto sequence = py::reinterpret_borrow<py::sequence>(object);
         if (sequence.size() > kMostDims) value_error(argument, "at most 64 integers", std::to_string(sequence.size()));
-        for (py::handle one : sequence) values.push_back(integer(argument, one));
+        for (const py::object one : sequence) values.push_back(integer(argument, one));
     } else if (PyIndex_Check(object.ptr())) {
         values.push_back(integer(argument, object));
     } else {
@@ -195,6 +204,9 @@ py::array Arguments::updatable(const char* argument, py::handle object) const {
         if (!py::isinstance<py::array>(object)) type_error(argument, "an array that can be updated in place", text_of(object));
     py::array a = floats(argument, object);
     if (!(a.flags() & kWriteable)) value_error(argument, "an array that can be updated in place", "a read-only one");
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        if (a.shape(i) > 1 && a.strides(i) == 0)
+            value_error(argument, "an array whose elements do not share memory", "a stride of 0");
     return a;
 }
 

@@ -11,6 +11,7 @@ struct GradientOperation {
     // Of each statistic, where they are given; rstd null: found from x. mean null: 0, where nothing is centered.
     const double *mean = nullptr, *rstd = nullptr;
     bool constant = false;                                // the statistics do not depend on x
+    bool exact = false;                                   // grad_weight is wanted with all the digits of a double
     double *grad_weight = nullptr, *grad_bias = nullptr;  // per channel; hold zeros
 };
 

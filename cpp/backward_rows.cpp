@@ -30,7 +30,7 @@ public:
         block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
         strip = std::clamp(kStripValues / cols, kLeastStrip, kMostStrip);
         const double* weight = static_cast<const double*>(op.weight);
-        if (op.x_type != Type::f64 && std::all_of(weight, weight + channels, fits_float))
+        if (!gradient.exact && op.x_type != Type::f64 && std::all_of(weight, weight + channels, fits_float))
             weights.assign(weight, weight + channels);
     }
 

@@ -25,26 +25,29 @@ public:
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
         tiles.stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
-        // Short rows of their own statistics are taken many at a time.
-        if (one_row() && plan.units.n > 0) {
+        if (down) unit_channels = n;
+        if (!down && plan.coefs == Coefs::rows)
+            for (int i = 0; i < plan.write.rows.n; ++i)
+                if (plan.write.rows[i].affine != 0) unit_channels *= plan.write.rows[i].size;
+        // Small units are taken many at a time.
+        if (is_small_unit() && plan.units.n > 0) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
-            const int64_t fit = std::max<int64_t>(1, (packed ? kPackValues : kItemValues) / plan.write.cols.size);
+            const int64_t fit = std::max<int64_t>(1, (packed ? kPackValues : kItemValues) / plan.count());
             const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
             batch = std::min({kMaxBatch, fit, share, plan.units.last().size});
         }
+        by_batch = one_row() || batch > 1;
         if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
         tiles.ahead = ahead();
-        channels = down ? n : batch;
-        if (!down && plan.coefs == Coefs::rows)
-            for (int i = 0; i < plan.write.rows.n; ++i)
-                if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
+        channels = unit_channels * batch;
     }
 
     void run() {
-        if (op.terms[0] && !adds_by_row()) add_terms();
         if (op.given) return normalize_given();
         batches = plan.units.n == 0 ? 1 : units / plan.units.last().size * batches_of_last();
-        if (are_enough(batches, threads)) return per_statistic();
+        const bool apart = are_enough(batches, threads);
+        if (op.terms[0] && !(apart && adds_by_row())) add_terms();
+        if (apart) return per_statistic();
         pooled();
     }
 
@@ -54,11 +57,11 @@ private:
     const Kernels& k;
     Tiles tiles;
     UnitMoments found;
-    bool down;
+    bool down, by_batch;
     std::vector<float> narrow;
     int threads;
     int64_t units, n, values, channels;
-    int64_t batch = 1, batches = 1;
+    int64_t unit_channels = 1, batch = 1, batches = 1;
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
@@ -79,11 +82,21 @@ private:
     // A statistic is one row of x and of y.
     bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
 
+    // A statistic is a few rows, or one, and the coefficients of a run of units lie next to each other.
+    bool is_small_unit() const {
+        if (one_row()) return true;
+        if (op.given || down || plan.units.n == 0 || plan.read.pack_x || plan.write.pack_x || plan.write.pack_y) return false;
+        const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1; };
+        const int64_t step = plan.units.last().affine;
+        return is_one_tile(plan.read) && is_one_tile(plan.write) &&
+               (step == unit_channels || (step == 0 && unit_channels == 1));
+    }
+
     // How far ahead normalize asks for x, in bytes. After a unit's sums its x is in the cache; and where the results go past
     // it, so may be that of the next one, which is what is asked for.
     int64_t ahead() const {
         const int64_t bytes = values * size_of(op.x_type);
-        if (one_row() || plan.write.pack_x || (!op.r && bytes < kFarBytes)) return 0;
+        if (by_batch || plan.write.pack_x || (!op.r && bytes < kFarBytes)) return 0;
         const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units <= kNextBytes;
         return next ? plan.units.last().x * size_of(op.x_type) : kAheadBytes;
     }
@@ -187,31 +200,50 @@ private:
         parallel_for(items, threads, body);
     }
 
-    // Moments of a run of units that are one row each.
-    void batch_moments(const Piece& rows, const Workspace& w, Moments out) const {
+    static Axis last_of(const Axes& axes) { return axes.n > 0 ? axes.last() : kNoAxis; }
+
+    // Moments of a run of small units.
+    void batch_moments(const Offsets& unit, int64_t size, const Workspace& w, Moments out) const {
+        const Axis row = last_of(plan.read.rows);
         int64_t ld;
-        const void* x = tiles.read(plan.read, rows, w, ld);
-        k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, rows.rows, ld, 1, 0, rows.cols}, out);
+        const void* x = tiles.read(plan.read, {unit, size, plan.read.cols.size, last_of(plan.units)}, w, ld);
+        const RowsTile tile{x, size, ld, row.size, row.x, plan.read.cols.size};
+        k.moments_rows[static_cast<int>(tiles.x_type)][op.centered](tile, out);
+    }
+
+    // Their results: each unit's rows, or each row of all units, whichever takes fewer calls.
+    void normalize_batch(const Offsets& unit, int64_t size, const Coefficients& c, const Workspace& w) const {
+        struct Walk {
+            Axis axis;
+            int64_t size, channels;
+        };
+        const Axis row = last_of(plan.write.rows);
+        Walk outer{row, row.size, plan.coefs == Coefs::rows ? row.affine : 0}, inner{last_of(plan.units), size, unit_channels};
+        if (outer.size > inner.size) std::swap(outer, inner);
+        for (int64_t i = 0; i < outer.size; ++i) {
+            Offsets at = unit;
+            at.step(outer.axis, i);
+            tiles.normalize({at, inner.size, plan.write.cols.size, inner.axis}, c, i * outer.channels, inner.channels, w);
+        }
     }
 
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
-        const Axis row = plan.units.n > 0 ? plan.units.last() : kNoAxis;
-        const Piece rows{unit, size, plan.write.cols.size, row};
-        batch_moments(rows, w, w.unit);
-        found.finish(unit, w.unit, w, size, row.stat);
+        const Axis step = last_of(plan.units);
+        batch_moments(unit, size, w, w.unit);
+        found.finish(unit, w.unit, w, size, step.stat);
         if (!op.y) return;
-        const Coefficients c =
-            make_coefficients(w.unit, size, unit.affine, row.affine, size, static_cast<double>(plan.count()), w.coefficients);
-        // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
+        const Coefficients c = make_coefficients(w.unit, size, unit.affine, step.affine == 0 ? 0 : 1, size * unit_channels,
+                                                 static_cast<double>(plan.count()), w.coefficients);
+        // A statistic's bits do not depend on its neighbours: where one does not fit, each is taken alone.
         if (c.wide && tiles.single && size > 1) {
             for (int64_t i = 0; i < size; ++i) {
                 Offsets one = unit;
-                one.step(row, i);
+                one.step(step, i);
                 run_batch(one, 1, w);
             }
             return;
         }
-        tiles.normalize(rows, c, 0, 1, w);
+        normalize_batch(unit, size, c, w);
     }
 
     void run_unit(const Offsets& unit, const Workspace& w) const {
@@ -227,11 +259,10 @@ private:
 
     void per_statistic() {
         Memory memory = make_memory(threads, true);
-        const bool by_batch = one_row();
         auto body = [&](int64_t item, int slot) {
             const Workspace w = workspace(memory, slot);
             if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
-            const Axis row = plan.units.n == 0 ? kNoAxis : plan.units.last();
+            const Axis row = last_of(plan.units);
             const int64_t each = plan.units.n == 0 ? 1 : batches_of_last(), first = item % each * batch;
             const Offsets unit = place(plan.units, plan.origin, item / each * row.size + first);
             const int64_t size = std::min(batch, row.size - first);

@@ -109,6 +109,7 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, const
     double *weight = parameters.data(), *running_mean = weight + channels, *running_var = running_mean + channels;
     op.grad_weight = running_var + channels, op.grad_bias = op.grad_weight + channels;
     const Type type = check.parameter_type("weight", a.weight, x.type);
+    op.exact = type == Type::f64;
     check.channels("weight", a.weight, x, layout.axis, 1, weight);
     check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
     check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
@@ -165,6 +166,7 @@ py::tuple row_gradients(const Arguments& check, const NormSpec& spec, const Roww
     const int dims = trailing(check, a.normalized_shape, x), first = x.ndim - dims;
     const Type result = check.result_type(x, py::none()), type = check.parameter_type("weight", a.weight, x.type);
     GradientOperation op;
+    op.exact = type == Type::f64;
     op.of.centered = spec.centered, op.of.rows_only = spec.rows_only;
     op.of.eps = row_eps(check, spec, a.eps, result);
     const py::array weight = check.values("weight", a.weight, Type::f64, x.shape + first, dims, 1);

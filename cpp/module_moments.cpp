@@ -87,14 +87,15 @@ py::object moments(const py::handle* a) {
 
 // ---- running states
 
-// The states of x, of shape (*kept axes, 6); function is the caller's name for messages, channel_axis what is kept.
+// The states of x, of shape (*kept axes, 6); function and argument are the caller's names for messages, channel_axis what is
+// kept.
 py::object pooled(const py::handle* a) {
-    const std::string function = py::str(a[0]);
+    const std::string function = py::str(a[0]), argument = py::str(a[1]);
     const Arguments check(function.c_str());
-    const Array x = check.input("x", a[1]);
+    const Array x = check.input(argument.c_str(), a[2]);
     std::vector<bool> reduced(static_cast<size_t>(x.ndim), true);
-    if (!a[2].is_none())
-        for (const int64_t one : check.integers("channel_axis", a[2]))
+    if (!a[3].is_none())
+        for (const int64_t one : check.integers("channel_axis", a[3]))
             reduced[static_cast<size_t>(check.axis("channel_axis", one, x.ndim))] = false;
     const Operands arrays{x, {}, {}};
     int64_t stats, count;
@@ -145,7 +146,7 @@ py::object merge(const py::handle* a) {
 
 PyMethodDef functions[] = {
     FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
-    FUSEDNORM_FUNCTION(pooled, 3, "(function, x, channel_axis, /)"),
+    FUSEDNORM_FUNCTION(pooled, 4, "(function, argument, x, channel_axis, /)"),
     FUSEDNORM_FUNCTION(merge, 2, "(into, other, /)"),
     {nullptr, nullptr, 0, nullptr},
 };

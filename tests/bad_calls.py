@@ -64,6 +64,13 @@ class Broken:
         raise RuntimeError("no array today")
 
 
+def repeated(value):
+    return np.lib.stride_tricks.as_strided(np.full(1, value), (4,), (0,))
+
+
+for name in ("running_mean", "running_var"):
+    refused(RUNNING, name, ValueError, "elements do not share memory", "a stride of 0", repeated(1.0))
+
 # ---- x
 
 DTYPES = "bool, integer, float16, bfloat16, float32 or float64"

@@ -212,6 +212,12 @@ def make_call(norm, x, rng, *, affine=True, channel_axis=1, **changes):
     return call
 
 
+def of_channels(call, part):
+    """Return the call of the channels `part`, which are one group."""
+    sliced = {name: getattr(call, name) for name in ("weight", "bias", "mean", "var")}
+    return replace(call, num_groups=1, **{name: None if v is None else v[part] for name, v in sliced.items()})
+
+
 def draw(rng, shape, dtype=np.float32):
     """Return values with mean 3 and standard deviation 2; integers and bool use what range they have."""
     dtype = np.dtype(dtype)

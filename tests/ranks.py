@@ -137,6 +137,11 @@ def check_errors():
     error, text = (ValueError, "2 channels along axis 1, got shape (4, 3)") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer(np.ones((4, 2 + odd))))
     assert raises(ValueError, "more than one value per channel", lambda: layer(np.ones((int(odd), 2))))
+    error, text = (ValueError, "out: expected shape") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer(np.ones((4, 2)), out=np.empty((3, 3) if odd else (4, 2))))
+    error, text = (ValueError, "residual: expected the shape") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer(np.ones((4, 2)), residual=np.ones((3, 3) if odd else (4, 2))))
+    assert layer.num_batches_tracked == 0
     error, text = (ValueError, "grad") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer.backward(np.ones((4, 2 + odd)), np.ones((4, 2))))
     assert layer(np.ones((0, 2))).shape == (0, 2)

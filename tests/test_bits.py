@@ -131,6 +131,30 @@ def test_sample_alone_beside_extreme_ones(norm, rng):
             assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
 
 
+@pytest.mark.parametrize("norm", ["batch", "group", "instance"])
+@pytest.mark.parametrize("layout", ["C", "padded", "stepped", "reversed"])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_group_of_channels_alone(norm, layout, extreme, restore_threads, rng):
+    """Small ones are taken many at a time, and those whose numbers do not fit float32 alone."""
+    for shape, groups, threads in (
+        ((4, 70, 3, 3), 35, 1),
+        ((9, 64, 7, 7), 64, 2),
+        ((2, 130, 5), 26, 1),
+        ((40, 260, 4, 4), 65, 2),
+    ):
+        fn.set_num_threads(threads)
+        values = cases.draw(rng, shape)
+        if extreme:
+            values[:, 20:30] *= np.float32(1e37)
+            values[:, 41] *= np.float32(1e-42)
+        x = cases.LAYOUTS[layout](values)
+        call = cases.make_call(norm, x, rng, num_groups=groups)
+        together = call.run(x)
+        for i in {0, 7, groups - 1}:
+            part = slice(i * shape[1] // groups, (i + 1) * shape[1] // groups)
+            assert cases.same_bits(cases.of_channels(call, part).run(x[:, part]), together[:, part])
+
+
 @pytest.mark.parametrize("norm", ["batch", "batch eval", "instance", "instance eval", "group"])
 @pytest.mark.parametrize("layout", ["C", "F", "channels-last", "stepped", "reversed"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])  # the last moves where the channel's sums are centered

@@ -180,3 +180,36 @@ def test_wrong_state(state, convention, name, error, text):
 def test_wrong_kind(kind):
     with pytest.raises(TypeError, match="from_state: kind: expected a layer's class"):
         fn.from_state(kind, {"gamma": [1.0]}, "keras")
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "convention", "name"),
+    [
+        (fn.LayerNorm, {"params": {"LayerNorm_0": {"scale": np.ones(4)}, "Dense_0": {"bias": np.ones(4)}}}, "flax", ""),
+        (
+            fn.BatchNorm2d,
+            {"bn.weight": [1.0], "bn.running_mean": [0.0], "bn.running_var": [1.0], "fc.bias": [7.0]},
+            "torch",
+            "",
+        ),
+        (
+            fn.BatchNorm2d,
+            {
+                "params": {"A": {"BN": {"scale": [1.0], "bias": [0.0]}}},
+                "batch_stats": {"B": {"BN": {"mean": [0.0], "var": [1.0]}}},
+            },
+            "flax",
+            "BN",
+        ),
+    ],
+)
+def test_arrays_of_two_layers_are_not_mixed(kind, state, convention, name):
+    with pytest.raises(ValueError, match="from_state: name: expected the name of one of the layers"):
+        fn.from_state(kind, state, convention, name=name)
+
+
+def test_names_that_are_no_text():
+    with pytest.raises(TypeError, match="from_state: name: expected text, got 3"):
+        fn.from_state(fn.LayerNorm, {"scale": [1.0]}, "flax", name=3)
+    with pytest.raises(ValueError, match="from_state: convention: expected"):
+        fn.from_state(fn.LayerNorm, {"scale": [1.0]}, [])

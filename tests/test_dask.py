@@ -134,7 +134,7 @@ def test_residual_and_activation(rng):
     for other in (residual, da.from_array(residual, chunks=3)):
         got = fd.group_norm(array, 2, residual=other, activation="relu")
         np.testing.assert_array_equal(got.compute(scheduler="sync"), wanted)
-    with pytest.raises(ValueError, match="group_norm: residual: expected shape"):
+    with pytest.raises(ValueError, match="group_norm: residual: expected the shape of x"):
         fd.group_norm(array, 2, residual=residual[:2])
 
 
@@ -173,3 +173,16 @@ def test_a_cluster_that_loses_a_worker():
     result = run_python(str(Path(__file__).parent / "cluster.py"))
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "fine"
+
+
+def test_lists_are_read_as_the_functions_read_them(rng):
+    x = rng.normal(size=(6, 2, 3))
+    lazy = da.from_array(x, chunks=(2, 1, 3))
+    residual = x.tolist()
+    for mine, its in (
+        (fd.batch_norm(lazy, [0, 0], [1, 4], [2, 3], [1, 1]), fn.batch_norm(x, [0, 0], [1, 4], [2, 3], [1, 1])),
+        (fd.layer_norm(lazy, 3, [1, 2, 3], residual=residual), fn.layer_norm(x, 3, [1, 2, 3], residual=residual)),
+    ):
+        np.testing.assert_array_equal(mine.compute(), its)
+    with pytest.raises(TypeError, match="group_norm: channel_axis: expected an integer, got 'a'"):
+        fd.group_norm(lazy, 1, channel_axis="a")

@@ -272,6 +272,21 @@ def test_add_norm(function, dtype, layout, rng):
 
 
 @pytest.mark.parametrize("function", [fn.add_layer_norm, fn.add_rms_norm])
+@pytest.mark.parametrize("shape", [(7, 8192), (13, 4096), (5, 3, 4096), (18, 4099), (1, 60_000)], ids=str)
+def test_add_norm_with_few_rows_for_the_threads(function, shape, restore_threads, rng):
+    """Whoever adds must have added before the moments are found, also where rows are split among threads."""
+    x, residual = cases.draw(rng, shape), cases.draw(rng, shape)
+    fn.set_num_threads(1)
+    alone = function(x, residual, shape[-1])
+    np.testing.assert_array_equal(alone[1], x + residual)
+    for threads in (2, 3, 4, 8, 13):
+        fn.set_num_threads(threads)
+        outs = np.full(shape, -5, np.float32), np.full(shape, -7, np.float32)
+        for result in (function(x, residual, shape[-1], out=outs), function(x, residual, shape[-1])):
+            assert all(map(cases.same_bits, result, alone))
+
+
+@pytest.mark.parametrize("function", [fn.add_layer_norm, fn.add_rms_norm])
 def test_add_norm_out(function, rng):
     x, residual = cases.draw(rng, (9, 33)), cases.draw(rng, (9, 33))
     y, total = function(x, residual, 33)

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from fractions import Fraction
 
 import cases
 import fusednorm as fn
@@ -238,6 +239,21 @@ def test_certified_sets(name):
         np.testing.assert_allclose(np.sqrt(var), np.full(var.shape, certified_std), rtol=digits)
         for got, expected in zip((mean, var), oracle.mean_and_var(view, 0, np.float64, ddof=1), strict=True):
             expected.check(got)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("offset", [0, 1, 1e3])
+@pytest.mark.parametrize("outlier", [1.913837667673163, 60, 1e7])
+@pytest.mark.parametrize("at", [0, 1, 4095])
+def test_one_outlier_among_equal_values(outlier, offset, dtype, at):
+    """Where it is the first value, sums around it would lose as many digits as there are values."""
+    x = np.full((2, 4096), offset, dtype)
+    x[0, at] += outlier
+    x[1, at] -= outlier
+    exact = [np.var([Fraction(v) for v in row.tolist()]) for row in x]
+    for values, axis in ((x, 1), (np.asfortranarray(x), 1), (np.ascontiguousarray(x.T), 0), (x[:, None], (1, 2))):
+        got = fn.moments(values, axis, dtype=np.float64).var
+        np.testing.assert_allclose(got, np.array(exact, np.float64), rtol=256 * 16 * np.finfo(np.float64).eps)
 
 
 @pytest.mark.parametrize("layout", ["C", "channels-last"])

@@ -1,6 +1,8 @@
 """Batch norm folded into the layer before it: torch's numbers, and those of the two layers one after the other."""
 
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 import fusednorm as fn
 import numpy as np
@@ -166,3 +168,13 @@ def test_transposed_convolution_with_groups_is_refused(rng):
     """As in torch, whose arrays do not broadcast then."""
     with pytest.raises(ValueError, match=r"bn_rm: expected shape \(2,\), one value per channel, got shape \(4,\)"):
         fuse("transposed conv", draw(rng, (4, 2, 3, 3)))
+
+
+def test_numbers_and_arrays_as_the_norms_read_them():
+    mean = np.ma.masked_array([1.0, 2, 3], [0, 1, 0])
+    for eps in (Decimal("1e-5"), Fraction(1, 10)):
+        weight, bias = fn.fuse_linear_bn_weights(np.ma.masked_array(np.eye(3), True), None, mean, [1.0] * 3, eps, None, None)
+        assert type(weight) is type(bias) is np.ndarray
+        np.testing.assert_allclose(bias, -np.arange(1, 4) / np.sqrt(1 + float(eps)))
+    with pytest.raises(ValueError, match="bn_eps: expected a finite number >= 0, got 1000"):
+        fn.fuse_linear_bn_weights(np.eye(3), None, mean, [1.0] * 3, 10**400, None, None)

@@ -226,3 +226,19 @@ def test_torch(norm, dtype, layout, affine, rng):
         call = cases.make_call(norm, x, rng, affine=affine, dims=min(2, len(shape) - 1))
         for a, b, unit in zip(call.backward(grad, x), by_torch(call, grad, x), units, strict=False):
             np.testing.assert_allclose(a, b, rtol=4 * unit, atol=4 * unit * np.abs(b).max())
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "group"])
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_parameters_of_float64_beside_narrower_x(norm, dtype, rng):
+    """Their gradients have the digits that their dtype holds."""
+    x, grad = (rng.normal(3, 2, (50, 12)).astype(dtype) for _ in range(2))
+    call = cases.make_call(norm, x, rng)
+    call = replace(call, weight=call.weight.astype(np.float64))
+    got = call.backward(grad, x)
+    want = call.backward(grad.astype(np.float64), x.astype(np.float64))
+    if norm == "rms":  # its eps is that of x's arithmetic
+        want = fn.rms_norm_backward(grad.astype("f8"), x.astype("f8"), 12, call.weight, call.eps)
+    for mine, its in zip(got[1:], want[1:], strict=True):
+        assert mine.dtype == np.float64
+        np.testing.assert_allclose(mine, its, rtol=0, atol=50 * 12 * np.finfo(np.float64).eps * np.abs(its).max())

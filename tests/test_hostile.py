@@ -181,3 +181,49 @@ def test_unaligned_parameters(norm, kind, rng):
     want = cases.replace(call, **given).run(x)
     got = cases.replace(call, **{n: cases.unaligned(a) for n, a in given.items()}).run(x)
     assert cases.same_bits(got, want)
+
+
+class Raising:
+    """Raises what it is given, whatever it is asked for."""
+
+    def __init__(self, error, *names):
+        self.error = error
+        self.__class__ = type("Raising", (Raising,), dict.fromkeys(names, Raising.ask))
+
+    def ask(self, *args):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_errors_of_the_users_objects_go_on(error, rng):
+    x = cases.draw(rng, (3, 4))
+    for call in (
+        lambda: fn.layer_norm(x, 4, eps=Raising(error(), "__float__")),
+        lambda: fn.moments(x, Raising(error(), "__index__")),
+        lambda: fn.moments(x, Raising(error(), "__len__", "__getitem__")),
+        lambda: fn.layer_norm(x, Raising(error(), "__index__")),
+        lambda: fn.batch_norm(x, training=Raising(error(), "__bool__")),
+        lambda: fn.layer_norm(x, 4, weight=Raising(error(), "__array__") if error is KeyboardInterrupt else None, eps=-1),
+    ):
+        with pytest.raises((error, ValueError)) as caught:
+            call()
+        assert caught.type is error or "eps" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda v: range(v[0], v[-1] + 1), lambda v: np.array(v, object)])
+def test_any_sequence_of_integers(kind, rng):
+    """Those that make their elements when they are asked keep none of them alive."""
+    x = cases.draw(rng, (2, 300, 301))
+    for _ in range(50):
+        np.testing.assert_array_equal(fn.layer_norm(x, kind([300, 301])), fn.layer_norm(x, (300, 301)))
+        np.testing.assert_array_equal(fn.moments(x, kind([1, 2])), fn.moments(x, (1, 2)))
+        with pytest.raises(TypeError, match="normalized_shape: expected an integer"):
+            fn.layer_norm(x, np.ma.masked_array(x, True))
+
+
+@pytest.mark.parametrize("text", ["", b"\x01", bytearray(b"\x00"), "01"])
+def test_text_is_no_sequence_of_integers(text):
+    with pytest.raises(TypeError, match="axis: expected an integer or a sequence of integers"):
+        fn.moments(np.ones((2, 3)), text)
+    with pytest.raises(TypeError, match="normalized_shape: expected an integer or a sequence of integers"):
+        fn.layer_norm(np.ones((2, 1)), text)

@@ -1,5 +1,6 @@
 """Layers from torch's modules."""
 
+import importlib
 import sys
 
 import cases
@@ -132,12 +133,45 @@ def test_torch_is_not_imported():
     code = """
 import sys, numpy as np, fusednorm as fn
 class RMSNorm:
-    normalized_shape, eps, elementwise_affine, training, weight = (3,), 0.5, True, False, np.ones(3, np.float32)
+    normalized_shape, eps, elementwise_affine, training, weight = (3,), 0.5, True, False, np.array([1, 2, 3], np.float32)
     def forward(self, x): pass
-    def state_dict(self): return {"weight": np.array([1.0, 2.0, 3.0])}
 RMSNorm.__module__ = "torch.nn.modules.normalization"
 layer = fn.from_torch(RMSNorm())
 fn.from_state(fn.LayerNorm, {"gamma": [1.0, 2.0]}, "keras")
 print(layer, layer.weight, layer.training, [m for m in ("torch", "tensorflow", "jax", "onnx") if m in sys.modules])
 """
     assert output_of(code) == "RMSNorm((3,), eps=0.5, elementwise_affine=True) [1. 2. 3.] False []"
+
+
+@pytest.mark.parametrize("make", ["BatchNorm2d", "InstanceNorm2d"])
+def test_statistics_of_float64_without_weights(make, torch, rng):
+    module = getattr(torch.nn, make)(2, affine=False, track_running_stats=True).double().eval()
+    module.running_mean.copy_(torch.tensor([1e6 + 0.1, -3e5 - 0.7], dtype=torch.float64))
+    layer = fn.from_torch(module)
+    x = rng.normal(size=(4, 2, 3, 3)) + np.array([1e6, -3e5])[:, None, None]
+    assert layer.running_mean.dtype == np.float64
+    np.testing.assert_allclose(layer(x), module(torch.from_numpy(x)).numpy(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_modules_that_were_changed(training, torch, rng):
+    """What the module computes with counts, not what its flags or its state dict say."""
+    nn, prune, parametrize = (importlib.import_module(f"torch.nn{part}") for part in ("", ".utils.prune", ".utils.parametrize"))
+    removed, kept, plain, pruned, parametrized = (
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3),
+        nn.LayerNorm(4),
+    )
+    removed.track_running_stats, removed.running_mean, removed.running_var = False, None, None
+    kept.track_running_stats = False
+    plain.weight = plain.bias = None
+    prune.l1_unstructured(pruned, "weight", 1)
+    parametrize.register_parametrization(parametrized, "weight", nn.Softplus())
+    x = rng.normal(2, 3, (5, 3, 4, 4)).astype("f4")
+    for module in (removed, kept, plain, pruned, parametrized):
+        module.train(training)
+        layer = fn.from_torch(module)
+        want = module(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(layer(x), want, rtol=0, atol=1e-5)

@@ -166,3 +166,59 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), layer._lock.locked())
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork_while_another_thread_trains():
     assert output_of(FORK) == "7 True"
+
+
+@pytest.mark.parametrize(
+    ("counter", "momentum"),
+    [(np.array(127, "i1"), 0.1), (2**63 - 1, 0.1), (np.array(2**64 - 1, "u8"), 0.1), (-1, 0.1), (-1, None)],
+)
+def test_a_counter_that_cannot_count_on(counter, momentum, rng):
+    layer = fn.BatchNorm1d(2, momentum=momentum)
+    layer.num_batches_tracked = counter
+    out = np.full((4, 2), 7.0)
+    with pytest.raises(ValueError, match="BatchNorm1d: num_batches_tracked: expected a number from 0 on"):
+        layer(rng.normal(size=(4, 2)), out=out)
+    assert (out == 7).all()
+    assert not layer.running_mean.any()
+
+
+def test_a_counter_counts_to_its_end():
+    layer = fn.BatchNorm1d(2)
+    layer.num_batches_tracked = np.array(254, "u1")
+    layer(np.arange(6.0).reshape(3, 2))
+    assert layer.num_batches_tracked == 255
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_lists_beyond_the_range_of_float32(name):
+    layer = fn.BatchNorm2d(3)
+    with np.errstate(all="raise"):
+        setattr(layer, name, [1e300] * 3)
+    assert np.isposinf(getattr(layer, name)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: fn.BatchNorm2d("3"), "BatchNorm2d: num_features: expected an integer, got '3'"),
+        (lambda: fn.BatchNorm2d(3.0), "BatchNorm2d: num_features: expected an integer, got 3.0"),
+        (lambda: fn.InstanceNorm1d(3, channel_axis="a"), "InstanceNorm1d: channel_axis: expected an integer, got 'a'"),
+        (lambda: fn.LayerNorm("3"), "LayerNorm: normalized_shape: expected an integer, got '3'"),
+        (lambda: fn.GroupNorm(2, "4"), "GroupNorm: num_channels: expected an integer, got '4'"),
+        (lambda: fn.BatchNorm2d(2**62), "expected parameters that memory can hold"),
+        (lambda: fn.LayerNorm((2**40, 2**40)), "expected parameters that memory can hold"),
+        (lambda: setattr(fn.BatchNorm2d(3), "num_batches_tracked", 3.5), "num_batches_tracked: expected an integer"),
+        (lambda: setattr(fn.BatchNorm2d(3), "channel_axis", 7), "BatchNorm2d: channel_axis: expected an axis"),
+    ],
+)
+def test_errors_of_layers_name_the_argument(make, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        make()
+
+
+def test_sizes_as_an_array_and_another_channel_axis(rng):
+    assert fn.LayerNorm(np.array([3, 5])).normalized_shape == (3, 5)
+    x = rng.normal(size=(2, 3, 4, 5))
+    layer = fn.BatchNorm2d(5)
+    layer.channel_axis = -1
+    np.testing.assert_array_equal(layer(x), fn.batch_norm(x, training=True, channel_axis=-1))

@@ -176,8 +176,8 @@ def test_errors_change_nothing(rng):
         (ValueError, "update: batch: expected 3 channels, got 2", lambda: stats.update(x[:, :2], skipna=True)),
         (ValueError, "update: channel_axis", lambda: stats.update(x[0, 0])),
         (ValueError, "update: channel_axis", lambda: stats.update(x[0, 0], where=np.zeros(2, bool))),
-        (TypeError, "update: x: .*complex", lambda: stats.update(x + 1j)),
-        (TypeError, "update: x: .*None", lambda: stats.update(None)),
+        (TypeError, "update: batch: .*complex", lambda: stats.update(x + 1j)),
+        (TypeError, "update: batch: .*None", lambda: stats.update(None)),
         (TypeError, "update: where: expected a bool array", lambda: stats.update(x, where=np.ones(x.shape))),
         (ValueError, "update: where: expected what broadcasts", lambda: stats.update(x, where=np.ones(5, bool))),
         (TypeError, "merge: other: expected RunningMoments, got int", lambda: stats.merge(1)),
@@ -246,3 +246,73 @@ def test_core_merge_checks_its_arguments():
     good.flags.writeable = False
     with pytest.raises(ValueError, match="merge: into"):
         merge(good, np.zeros((2, 6)))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_an_outlier_comes_first(dtype):
+    x = np.zeros(4096, dtype)
+    x[0] = 1.913837667673163
+    whole = fn.RunningMoments(None).update(x)
+    parts = fn.RunningMoments(None).update(x[:1]).update(x[1:])
+    np.testing.assert_allclose(whole.var(), parts.var(), rtol=1e-12)
+
+
+class OnlyDlpack:
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **keywords):
+        return self.array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def test_masks_of_what_has_dlpack_alone(rng):
+    x = rng.normal(size=(5, 3))
+    for keywords in ({}, {"skipna": True}, {"where": x > 0}):
+        got, want = (fn.RunningMoments().update(batch, **keywords) for batch in (OnlyDlpack(x), x))
+        np.testing.assert_array_equal(got.var(), want.var())
+
+
+def test_errors_name_the_batch_and_ddof(tmp_path):
+    stats = fn.RunningMoments().update(np.ones((2, 3)))
+    for keywords in ({}, {"where": True}):
+        with pytest.raises(ValueError, match="update: batch: expected what numpy\\.asarray reads, got list"):
+            stats.update([[1.0], [2.0, 3.0]], **keywords)
+    for ddof, error in ((1j, TypeError), ("a", TypeError), (np.nan, ValueError), (np.inf, ValueError), (10**400, ValueError)):
+        for method in (stats.var, stats.std):
+            with pytest.raises(error, match=r"ddof: expected a (finite )?number, got"):
+                method(ddof)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (None, TypeError, "state: expected a mapping"),
+        ({1: 2}, ValueError, "state: expected"),
+        ({"count": "three"}, TypeError, "count: expected an array of numbers"),
+        ({"count": [[3.5], [0]]}, ValueError, "count: expected integers >= 0"),
+        ({"m2": [[-1], [0]]}, ValueError, "m2: expected numbers >= 0"),
+        ({"mean": [[1j], [0]]}, TypeError, "mean: expected an array of numbers"),
+        ({"channel_axis": [1]}, None, ""),
+        ({"channel_axis": [[1]]}, ValueError, "channel_axis: expected an integer or none"),
+    ],
+)
+def test_states_that_are_refused(change, error, text):
+    state = fn.RunningMoments().update(np.ones((2, 1))).state_dict()
+    stats = fn.RunningMoments().update(np.full((5, 1), 7.0))
+    if error is None:
+        assert stats.load_state_dict(state | change).channel_axis == 1
+        return
+    with pytest.raises(error, match=f"RunningMoments.*{text}"):
+        stats.load_state_dict(None if change is None else state | change)
+    assert (stats.count, stats.mean) == (5, 7)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+def test_a_broken_file(content, tmp_path):
+    file = tmp_path / "broken"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="RunningMoments"):
+        fn.RunningMoments.load(file)

@@ -34,3 +34,12 @@ def test_errors():
         stats.to_batch_norm()
     with pytest.raises(ValueError, match="to_batch_norm: dims: expected 1, 2 or 3, got 4"):
         stats.update([[1.0]]).to_batch_norm(4)
+
+
+def test_all_values_pooled_make_one_channel(rng):
+    x = rng.normal(3, 2, (50, 1, 4, 4))
+    layer = fn.RunningMoments(None).update(x).to_batch_norm(eps=0)
+    np.testing.assert_allclose(layer.running_mean, [x.mean()], rtol=1e-6)
+    np.testing.assert_allclose(layer(x).std(), 1, rtol=1e-6)
+    with pytest.raises(TypeError, match=r"BatchNorm2d\.from_moments: stats: expected RunningMoments, got int"):
+        fn.BatchNorm2d.from_moments(5)

@@ -89,3 +89,36 @@ def test_largest_floats(norm):
     x[..., ::2], x[..., 1::2] = np.finfo(np.float32).max, -np.finfo(np.float32).max
     call = cases.Call(norm, eps=0, mean=np.zeros(4), var=np.full(4, 1e76)) if norm.endswith("eval") else cases.Call(norm, eps=0)
     call.reference(x).check(call.run(x))
+
+
+@pytest.mark.parametrize("size", [1e154, 1e200, 1e300])
+@pytest.mark.parametrize("layout", ["C", "channels-last"])
+@pytest.mark.parametrize("norm", ["batch", "group", "instance", "layer"])
+def test_variances_beyond_the_range_of_float64(norm, layout, size, rng):
+    """They are infinite, as in torch: what is divided by them is 0."""
+    x = cases.LAYOUTS[layout](rng.normal(0, size, (8, 4, 40)))
+    call = cases.make_call(norm, x, rng, affine=False)
+    with np.errstate(all="raise"):
+        assert not call.run(x).any()
+        mean, var = fn.moments(x, (0, 2))
+    np.testing.assert_allclose(mean, x.mean((0, 2)), rtol=1e-13)
+    assert np.isposinf(var).all()
+
+
+def test_moments_at_the_ends_of_the_range_of_float64():
+    for values, mean, var in (
+        ([1e308, -1e308], 0, np.inf),
+        ([1.0, 1e155], 5e154, np.inf),
+        ([1.7e308, -1.7e308], 0, np.inf),
+        ([1.0, 1.4e154], 7e153, 4.9e307),
+        ([1e308] * 3, 1e308, 0),
+        ([np.inf, 1.0], np.inf, np.nan),
+        ([-1e200, np.nan], np.nan, np.nan),
+    ):
+        for x in (np.array(values), np.array([values] * 20).T):
+            got = fn.moments(x, 0)
+            np.testing.assert_allclose(got.mean, np.full(x.shape[1:], mean), rtol=1e-15)
+            np.testing.assert_allclose(got.var, np.full(x.shape[1:], var), rtol=1e-15)
+    sparse = np.zeros(4096)
+    sparse[0] = 1e153
+    np.testing.assert_allclose(fn.moments(sparse).var, sparse.var(), rtol=1e-12)

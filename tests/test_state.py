@@ -137,7 +137,13 @@ CHANGES = {
     "unexpected": (lambda s: s.update(gamma=np.ones(3)), "an unexpected '@gamma'"),
     "shape": (lambda s: s.update(bias=np.ones((1, 3))), r"'@bias' of shape \(1, 3\)"),
     "scalar": (lambda s: s.update(bias=1.0), r"'@bias' of shape \(\)"),
-    "counter": (lambda s: s.update(num_batches_tracked=np.ones(1, int)), r"'@num_batches_tracked' of shape \(1,\)"),
+    "counter": (lambda s: s.update(num_batches_tracked=np.ones(2, int)), r"'@num_batches_tracked' of shape \(2,\)"),
+    "negative": (lambda s: s.update(num_batches_tracked=np.array(-1)), "'@num_batches_tracked' of value -1"),
+    "too large": (
+        lambda s: s.update(num_batches_tracked=np.array(2**63 + 1, "u8")),
+        f"'@num_batches_tracked' of value {2**63 + 1}",
+    ),
+    "infinite": (lambda s: s.update(num_batches_tracked=np.array(np.inf)), "'@num_batches_tracked' of dtype float64"),
     "fraction": (lambda s: s.update(num_batches_tracked=np.array(0.5)), "'@num_batches_tracked' of dtype float64"),
     "complex": (lambda s: s.update(weight=np.ones(3, complex)), "'@weight' of dtype complex128"),
     "text": (lambda s: s.update(weight=np.array(["1"] * 3)), "'@weight' of dtype <U1"),
@@ -194,3 +200,24 @@ def test_not_strict(rng):
 def test_no_mapping(state):
     with pytest.raises(TypeError, match="expected a mapping of names to arrays, got"):
         fn.LayerNorm(3).load_state_dict(state)
+
+
+@pytest.mark.parametrize("dtype", cases.FLOATS)
+def test_a_checkpoint_cast_as_a_whole(dtype):
+    """The counter too; torch's old ones have a dimension."""
+    for shape in ((), (1,)):
+        layer = fn.BatchNorm2d(3)
+        state = {name: array.astype(dtype) for name, array in layer.state_dict().items()}
+        layer.load_state_dict(state | {"num_batches_tracked": np.full(shape, 12, dtype)})
+        assert layer.num_batches_tracked == 12
+        assert layer.num_batches_tracked.shape == ()
+
+
+def test_keys_that_are_no_text():
+    layer = fn.LayerNorm(2)
+    state = layer.state_dict() | {1: np.ones(2), None: np.ones(2)}
+    with pytest.raises(ValueError, match="an unexpected '1', an unexpected 'None'"):
+        layer.load_state_dict(state)
+    assert layer.load_state_dict(state, strict=False).unexpected_keys == ["1", "None"]
+    with pytest.raises(TypeError, match="prefix: expected text, got 1"):
+        layer.load_state_dict(state, prefix=1)

@@ -261,7 +261,7 @@ def test_without_pillow(tmp_path):
     assert result.returncode == 0, result.stderr
     result = run_python("-c", code, "stats", str(PHOTOGRAPHS / "china.jpg"))
     assert result.returncode == 1
-    assert "pip install 'fusednorm[cli]'" in result.stderr
+    assert "images need Pillow: pip install Pillow" in result.stderr
     assert "Traceback" not in result.stderr
 
 

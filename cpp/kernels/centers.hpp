@@ -1,5 +1,6 @@
-// What a block subtracts from its values before they are summed: d = x - K with K one of its own values, or 0 where that is
-// near, so the cancellation in sum(d*d) - sum(d)^2 / n is at most n-fold, whatever the offset.
+// What a block subtracts from its values before they are summed: d = x - K. K is 0 or the block's first value, and where
+// neither is within sixteen standard deviations of the mean, what the sums then say the mean is: so the cancellation in
+// sum(d*d) - sum(d)^2 / n costs at most 8 bits, whatever the offset and whatever the first value.
 #pragma once
 #include "kernels.hpp"
 #include "lanes_bits.hpp"
@@ -29,18 +30,27 @@ FUSEDNORM_INLINE void add_square(Lanes<double>& sum, const Lanes<double>& a) {
     }
 }
 
-// Whether the sums of n values and of their squares allow it.
+// Whether what sums were taken around was near, so that they are right; of sixteen, whether all were.
 template <class V>
-FUSEDNORM_INLINE auto is_near(const V& sum, const V& squares, double n) {
-    return is_at_most(sum * sum * (kNear + 1), squares * (n * kNear));
+FUSEDNORM_INLINE bool are_near(const V& sums, const V& squares, double n) {
+    const V bound = squares * (n * kNear), zero = bound - bound;  // NaN beyond the range
+    return sum(select(is_at_most(sums * sums * (kNear + 1), bound), zero, V{} + 1.0)) == 0;
 }
 
-// Around what to sum again: the first value, where 0 turned out not to be near; else what it was.
-template <class V>
-FUSEDNORM_INLINE V next_center(const V& k, const V& first, const V& sum, const V& squares, double n) {
-    const V nearer = select(is_near(sum, squares, n), k, select(is_finite(first), first, k));
-    return select(is_at_most(absolute(k), V{}), nearer, k);
+// Else around what to sum again, after sums around k of n values (Narrow: not doubles): k itself where it was near. The first
+// value comes before the mean, since it is exact: a constant has no variance. Not inlined: every type's loops would repeat it.
+template <bool Narrow, class V>
+__attribute__((noinline)) V next_center(const V& k, const V& first, const V& sum, const V& squares, double n) {
+    const V zero{}, mean = k + sum / n;
+    const auto is_zero = [&](const V& a) __attribute__((always_inline)) { return is_at_most(absolute(a), zero); };
+    const auto in_range = is_finite(squares);
+    const V from_zero = select(in_range, select(is_zero(first), mean, first), k);
+    // Values near both ends of a double's range may have a sum around 0 alone. Others are infinite if their sum is, or NaN.
+    const V from_other = select(is_finite(sum), select(is_finite(mean), mean, k), Narrow ? k : zero);
+    const V next = select(is_zero(k), from_zero, from_other);
+    return select(in_range, select(is_at_most(sum * sum * (kNear + 1), squares * (n * kNear)), k, next), next);
 }
+constexpr int kMostCenters = 3;  // 0, the first value, the mean
 
 // Whether they will, guessed from a few values: it spares reading the block twice.
 template <class V, class... Others>

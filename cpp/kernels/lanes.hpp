@@ -228,6 +228,7 @@ FUSEDNORM_INLINE Lanes<double>::Part folded(Lanes<double> a) {
     return a.part[0];
 }
 FUSEDNORM_INLINE double sum(const Lanes<double>& a) { return sum(folded(a)); }
+FUSEDNORM_INLINE double sum(double a) { return a; }
 
 // Of a and b, one after the other, each run of 2 * Half lanes becomes Half lanes: its halves' sum.
 template <int Half, class V, size_t... I>

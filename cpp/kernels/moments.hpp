@@ -46,7 +46,9 @@ template <bool Centered, class V>
 FUSEDNORM_INLINE MomentsOf<V> closed_block(const V& k, const V& sum, const V& squares, const V& n) {
     if constexpr (!Centered) return {V{}, V{}, squares};
     const V offset = sum / n;
-    MomentsOf<V> r{k, V{}, not_negative(squares - sum * offset)};
+    // Beyond the range of doubles: the variance is infinite, but where a value is, NaN.
+    const V m2 = select(is_finite(squares), not_negative(squares - sum * offset), squares + (sum - sum));
+    MomentsOf<V> r{k, V{}, m2};
     add_to_mean(r.mean, r.low, offset);
     return r;
 }

@@ -73,18 +73,16 @@ FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t co
         cols_strip<T, Centered, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
 }
 
-// The center of columns that are near is 0, of the others the first value, if it is finite. Whether all of them are 0.
+// Sets every column's center: of(column, its first value, what the center was). Returns whether one is not what it was.
 template <class T, class F>
-FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, F is_near_at) {
-    const Lanes<double> zero = broadcast(0.0);
-    Lanes<double> total = zero;
+FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, F of) {
+    Lanes<double> changes = broadcast(0.0);
     for (int64_t c = 0; c < cols; c += kLanes) {
-        const Lanes<double> value = load_some<double>(first + c, cols - c);
-        const Lanes<double> k = select(is_near_at(c, value), zero, select(is_finite(value), value, zero));
+        const Lanes<double> before = load<double>(center + c), k = of(c, load_some<double>(first + c, cols - c), before);
         store(center + c, k);
-        total += absolute(k);
+        changes += absolute(k - before);
     }
-    return sum(total) == 0;
+    return sum(changes) != 0;
 }
 
 // scratch: three arrays of cols rounded up to whole lanes.
@@ -92,28 +90,36 @@ template <class T, bool Centered>
 void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
     const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
     double *center = scratch, *sums = center + padded, *squares = sums + padded;
+    using Values = const Lanes<double>&;
     for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
         const double count = static_cast<double>(block);
-        const bool choose = Centered && is_narrow<T> && block >= kLeastRowsChosen;
-        bool around_zero =
-            set_centers(x, cols, center, [&](int64_t c, const Lanes<double>& first) __attribute__((always_inline)) {
-                if (!choose) return is_at_most(broadcast(1.0), broadcast(Centered ? 0.0 : 1.0));
-                const auto row = [&](int64_t r)
-                                     __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
-                return looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1));
-            });
-        for (;;) {
+        for (int64_t c = 0; c < padded; ++c) center[c] = 0;
+        bool around_zero = true;
+        if constexpr (Centered) {
+            const bool choose = is_narrow<T> && block >= kLeastRowsChosen;
+            around_zero =
+                !set_centers(x, cols, center, [&](int64_t c, Values first, Values zero) __attribute__((always_inline)) {
+                    const Lanes<double> k = select(is_finite(first), first, zero);
+                    if (!choose) return k;
+                    const auto row = [&](int64_t r)
+                                         __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
+                    return select(looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1)), zero,
+                                  k);
+                });
+        }
+        for (int tried = 1;; ++tried) {
             if (kPlain<T> && around_zero) {
                 cols_sums<T, Centered, kPlain<T>>(x, block, ld, cols, center, sums, squares);
             } else {
                 cols_sums<T, Centered, false>(x, block, ld, cols, center, sums, squares);
             }
-            if (!Centered || !around_zero) break;
-            around_zero = set_centers(x, cols, center, [&](int64_t c, const Lanes<double>&) __attribute__((always_inline)) {
-                return is_near(load<double>(sums + c), load<double>(squares + c), count);
-            });
-            if (around_zero) break;
+            if (!Centered || tried == kMostCenters) break;
+            if (!set_centers(x, cols, center, [&](int64_t c, Values first, Values k) __attribute__((always_inline)) {
+                    return next_center<is_narrow<T>>(k, first, load<double>(sums + c), load<double>(squares + c), count);
+                }))
+                break;
+            around_zero = false;
         }
         const Lanes<double> n = broadcast(count);
         for (int64_t c = 0; c < cols; c += kLanes) {

@@ -13,13 +13,13 @@ struct LaneSums {
 
 template <class T, bool Centered, bool Plain>
 FUSEDNORM_INLINE LaneSums sums_around(double k, const T* x, int64_t rows, int64_t ld, int64_t cols) {
-    BitsOf<T> fill = 0;  // k, which is x[0] or 0, as it is stored
-    if (k != 0) __builtin_memcpy(&fill, x, sizeof fill);
     const Lanes<double> center = broadcast(k);
     Lanes<double> sums = broadcast(0.0), squares = sums;
-    const int64_t whole = cols / kLanes * kLanes;
-    const auto add = [&](const Lanes<double>& value) __attribute__((always_inline)) {
-        const Lanes<double> d = Plain ? value : value - center;
+    const int64_t whole = cols / kLanes * kLanes, left = cols - whole;
+    double centers[kLanes];
+    if (!Plain && left > 0) store(centers, center);
+    const auto add = [&](const Lanes<double>& value, const Lanes<double>& around) __attribute__((always_inline)) {
+        const Lanes<double> d = Plain ? value : value - around;
         if constexpr (Centered) sums += d;
         add_square<Plain>(squares, d);
     };
@@ -28,14 +28,14 @@ FUSEDNORM_INLINE LaneSums sums_around(double k, const T* x, int64_t rows, int64_
         const auto run = [&](int64_t begin, int64_t end, const T* ahead) __attribute__((always_inline)) {
             for (int64_t c = begin; c < end; c += kLanes) {
                 __builtin_prefetch(ahead + c + kAhead);
-                add(load<double>(x + c));
+                add(load<double>(x + c), center);
             }
         };
         // The end of a row is read while what follows comes: the next row, or the next chunk of this one.
         const int64_t split = whole > kAhead ? whole - kAhead : 0;
         run(0, split, x);
         run(split, whole, (r + 1 < rows ? x + ld : x + cols) - whole);
-        if (whole < cols) add(load_some<double>(x + whole, cols - whole, fill));
+        if (left > 0) add(load_some<double>(x + whole, left), Plain ? center : load_some<double>(centers, left));
     }
     return {folded(sums), folded(squares)};
 }
@@ -60,9 +60,12 @@ FUSEDNORM_INLINE double center_of(double first, const T* x, int64_t rows, int64_
 template <class T, bool Centered>
 __attribute__((noinline)) MomentsOf<double> block_moments(const T* x, int64_t rows, int64_t ld, int64_t cols) {
     const double n = static_cast<double>(rows * cols), first = Centered ? as_double(x[0]) : 0;
-    for (double k = Centered ? center_of(first, x, rows, cols) : 0;;) {
+    double k = Centered ? center_of(first, x, rows, cols) : 0;
+    for (int tried = 1;; ++tried) {
         const LaneSums lanes = block_sums<T, Centered>(k, x, rows, ld, cols);
-        const double total = sum(lanes.sum), squares = sum(lanes.squares), next = next_center(k, first, total, squares, n);
+        const double total = sum(lanes.sum), squares = sum(lanes.squares);
+        const bool last = !Centered || tried == kMostCenters || are_near(total, squares, n);
+        const double next = last ? k : next_center<is_narrow<T>>(k, first, total, squares, n);
         if (next == k) return closed_block<Centered>(k, total, squares, n);
         k = next;
     }
@@ -83,10 +86,11 @@ FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t bloc
         if (Centered) firsts[i] = as_double(x[i * block_ld]), centers[i] = center_of(firsts[i], x + i * block_ld, rows, cols);
         sum_block(i);
     }
-    for (;;) {
+    for (int tried = 1;; ++tried) {
         const Lanes<double> k = load<double>(centers), total = sums_of(sums), total_squares = sums_of(squares);
-        const Lanes<double> next = next_center(k, load<double>(firsts), total, total_squares, n);
-        if (!Centered || sum(absolute(next - k)) == 0) return closed_block<Centered>(k, total, total_squares, broadcast(n));
+        const bool last = !Centered || tried == kMostCenters || are_near(total, total_squares, n);
+        const Lanes<double> next = last ? k : next_center<is_narrow<T>>(k, load<double>(firsts), total, total_squares, n);
+        if (last || sum(absolute(next - k)) == 0) return closed_block<Centered>(k, total, total_squares, broadcast(n));
         double again[kLanes];
         store(again, next);
         for (int64_t i = 0; i < blocks; ++i)

@@ -54,21 +54,31 @@ constexpr int kRowsAtOnce = 4;
 #define FUSEDNORM_ROWS_UNROLL FUSEDNORM_LANES_LOOP
 #endif
 
-// Columns outside, rows inside: the sums over the rows, which are double, stay in registers.
-template <bool Stream, class T, class A>
-FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
-    const A *centers = static_cast<const A*>(t.center), *scales = static_cast<const A*>(t.scale);
-    const A *shifts = static_cast<const A*>(t.shift), *slopes = static_cast<const A*>(t.slope);
-    const A *offsets = static_cast<const A*>(t.offset), *weights = static_cast<const A*>(t.weight);
-    const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
-    const int64_t rows = t.rows, ld = t.ld;
-    const auto column = [&](int64_t c, auto at_once, auto get, auto get_double, auto put,
-                            auto put_double) __attribute__((always_inline)) {
+// N rows from row r on, side by side: their columns' sums, which are double, are loaded and stored once for all of them.
+// From column `begin` on; returns the first that is left, which of several rows are fewer than sixteen.
+template <bool Stream, int N, class T, class A>
+FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, int64_t begin) {
+    const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
+    T* y = static_cast<T*>(t.y) + r * t.ld;
+    const A* weights = static_cast<const A*>(t.weight);
+    double *grad_weight = t.grad_weight, *grad_bias = t.grad_bias;
+    const int64_t ld = t.ld, cols = t.cols;
+    Lanes<A> center[N], scale[N], shift[N], slope[N], offset[N];
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < N; ++i) {
+        const auto of_row = [&](const void* values)
+                                __attribute__((always_inline)) { return broadcast(static_cast<const A*>(values)[r + i]); };
+        center[i] = of_row(t.center), scale[i] = of_row(t.scale), shift[i] = of_row(t.shift);
+        slope[i] = of_row(t.slope), offset[i] = of_row(t.offset);
+    }
+    const auto column = [&](int64_t c, auto get, auto get_double, auto put, auto put_double) __attribute__((always_inline)) {
         const Lanes<A> weight = get(weights + c);
-        Lanes<double> to_weight = get_double(t.grad_weight + c), to_bias = get_double(t.grad_bias + c);
-        const auto value_of = [&](int64_t r) __attribute__((always_inline)) {
-            const int64_t at = r * ld + c;
-            const Lanes<A> xhat = (get(x + at) - broadcast(centers[r])) * broadcast(scales[r]) + broadcast(shifts[r]);
+        Lanes<double> to_weight = get_double(grad_weight + c), to_bias = get_double(grad_bias + c);
+        Lanes<A> values[N];
+        FUSEDNORM_ROWS_UNROLL
+        for (int i = 0; i < N; ++i) {
+            const int64_t at = i * ld + c;
+            const Lanes<A> xhat = (get(x + at) - center[i]) * scale[i] + shift[i];
             const Lanes<double> g = get_double(grad + at);
             to_bias += g;
             if constexpr (std::is_same_v<A, float>) {
@@ -76,41 +86,43 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
             } else {
                 to_weight += g * xhat;
             }
-            return get(grad + at) * weight * broadcast(scales[r]) + (xhat * broadcast(slopes[r]) + broadcast(offsets[r]));
-        };
-        int64_t r = 0;
-        if constexpr (at_once)
-            for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
-                Lanes<A> values[kRowsAtOnce];
-                FUSEDNORM_ROWS_UNROLL
-                for (int i = 0; i < kRowsAtOnce; ++i) values[i] = value_of(r + i);
-                FUSEDNORM_ROWS_UNROLL
-                for (int i = 0; i < kRowsAtOnce; ++i) put(static_cast<T*>(t.y) + (r + i) * ld + c, values[i]);
-            }
-        for (; r < rows; ++r) put(static_cast<T*>(t.y) + r * ld + c, value_of(r));
-        put_double(t.grad_weight + c, to_weight);
-        put_double(t.grad_bias + c, to_bias);
+            values[i] = get(grad + at) * weight * scale[i] + (xhat * slope[i] + offset[i]);
+        }
+        FUSEDNORM_ROWS_UNROLL
+        for (int i = 0; i < N; ++i) put(y + i * ld + c, values[i]);
+        put_double(grad_weight + c, to_weight);
+        put_double(grad_bias + c, to_bias);
     };
-    int64_t c = 0;
-    for (; c + kLanes <= t.cols; c += kLanes) {
+    int64_t c = begin;
+    for (; c + kLanes <= cols; c += kLanes) {
         column(
-            c, std::true_type(), [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
+            c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
             [](const auto* p) __attribute__((always_inline)) { return load<double>(p); },
-            [](T* y, const Lanes<A>& value) __attribute__((always_inline)) {
+            [](T* to, const Lanes<A>& value) __attribute__((always_inline)) {
                 if constexpr (Stream) {
-                    stream(y, value);
+                    stream(to, value);
                 } else {
-                    store(y, value);
+                    store(to, value);
                 }
             },
             [](double* p, const Lanes<double>& value) __attribute__((always_inline)) { store(p, value); });
     }
-    const int64_t n = t.cols - c;
+    const int64_t n = cols - c;
     const auto put = [n](auto* p, const auto& value) __attribute__((always_inline)) { store_some(p, value, n); };
-    if (n > 0)
-        column(
-            c, std::false_type(), [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
-            [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);
+    if (N > 1 || n == 0) return c;
+    column(
+        c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
+        [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);
+    return cols;
+}
+
+template <bool Stream, class T, class A>
+FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
+    for (int64_t r = 0, n, c; r < t.rows; r += n) {
+        n = t.rows - r < kRowsAtOnce ? 1 : kRowsAtOnce;
+        c = n == 1 ? 0 : row_gradients_of<Stream, kRowsAtOnce, T, A>(t, r, 0);
+        for (int64_t i = 0; i < n && c < t.cols; ++i) row_gradients_of<Stream, 1, T, A>(t, r + i, c);
+    }
 }
 
 template <class T, class A>

@@ -1,5 +1,7 @@
 """Objects of other libraries as NumPy arrays, none of which is imported, and the float dtypes that parameters may have."""
 
+import math
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,28 @@ def parameter_array(where: str, value: object) -> Array:
         tensor = tensor.detach().cpu()
         value = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
     return as_array(where, value)
+
+
+def integer(where: str, value: Any, expected: str = "an integer") -> int:
+    """Read an integer, as the functions do."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{where}: expected {expected}, got {value!r}") from None
+
+
+def number(where: str, value: Any, least: float = -math.inf) -> float:
+    """Read a finite number, as the functions do: whatever has a float value, but for text."""
+    expected = "a finite number" if math.isinf(least) else f"a finite number >= {least}"
+    try:
+        found = math.ldexp(value, 0)
+    except OverflowError:
+        found = math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{where}: expected a number, got {value!r}") from None
+    if not math.isfinite(found) or found < least:
+        raise ValueError(f"{where}: expected {expected}, got {value!r}")
+    return found
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

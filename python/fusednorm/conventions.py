@@ -21,6 +21,7 @@ class _Convention:
     momentum: float | None = None  # the weight of the old average; None: as here
     channel_axis: int = 1
     ignored: tuple[str, ...] = ()
+    collections: tuple[str, ...] = ()  # what the path of a layer may begin with: it has arrays in each of them
 
 
 _CONVENTIONS = {
@@ -38,6 +39,7 @@ _CONVENTIONS = {
         {"": 1e-6, "BatchNorm": 1e-5},
         0.99,
         -1,
+        collections=("params", "batch_stats"),
     ),
     "onnx": _Convention(
         {
@@ -113,7 +115,9 @@ def from_state(
     """
     if not (isinstance(kind, type) and issubclass(kind, Layer)):
         raise TypeError(f"from_state: kind: expected a layer's class, like fusednorm.BatchNorm2d, got {kind!r}")
-    if convention not in _CONVENTIONS:
+    if not isinstance(name, str):
+        raise TypeError(f"from_state: name: expected text, got {name!r}")
+    if not isinstance(convention, str) or convention not in _CONVENTIONS:
         raise ValueError(f"from_state: convention: expected {', '.join(map(repr, _CONVENTIONS))}, got {convention!r}")
     rules = _CONVENTIONS[convention]
     arrays = _select(rules, state, name)
@@ -174,9 +178,9 @@ def _select(rules: _Convention, state: Mapping[str, Any], name: str) -> dict[str
         if ours is None:
             unknown.append("/".join(path))
             continue
-        owners[owner] = None
-        if ours in arrays:
-            layers = ", ".join("/".join(parts) for parts in owners)
+        owners[owner[1:] if owner and owner[0] in rules.collections else owner] = None
+        if ours in arrays or len(owners) > 1:
+            layers = ", ".join("/".join(parts) or "''" for parts in owners)
             raise ValueError(f"from_state: name: expected the name of one of the layers {layers}, got {name!r}")
         arrays[ours] = parameter_array(f"from_state: state: {'/'.join(path)}", value)
     if unknown or not arrays:

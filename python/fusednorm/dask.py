@@ -13,10 +13,10 @@ from typing import Any, SupportsIndex
 
 import dask.array as da
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array
+from fusednorm.arrays import Array, as_array, integer
 from fusednorm.functional import Moments
 from fusednorm.states import STATE_VALUES, Floats, finish
 
@@ -82,7 +82,7 @@ def moments(
 def block_states(block: Array, axes: Axes) -> Floats:
     """Return the states of a block, the pooled axes kept with size 1."""
     kept = [i for i in range(block.ndim) if i not in axes]
-    states: Floats = _core.pooled("moments", block, kept)
+    states: Floats = _core.pooled("moments", "x", block, kept)
     return states.reshape(*(1 if i in axes else n for i, n in enumerate(block.shape)), STATE_VALUES)
 
 
@@ -124,7 +124,8 @@ def batch_norm(
     x = _dask_array("batch_norm", x)
     if training:
         raise ValueError("batch_norm: training: expected False for Dask arrays, got True; moments() gives their statistics")
-    settings = {"momentum": momentum, "eps": eps, "channel_axis": channel_axis, "activation": activation, "dtype": dtype}
+    axis = integer("batch_norm: channel_axis", channel_axis)
+    settings = {"momentum": momentum, "eps": eps, "channel_axis": axis, "activation": activation, "dtype": dtype}
     parameters = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     return _by_channel(functional.batch_norm, x, parameters, (), residual, settings)
 
@@ -152,9 +153,10 @@ def instance_norm(
     x = _dask_array("instance_norm", x)
     if use_input_stats and not (running_mean is None and running_var is None):
         raise ValueError("instance_norm: running_mean: expected None for Dask arrays when use_input_stats, got an array")
-    settings = {"momentum": momentum, "eps": eps, "channel_axis": channel_axis, "activation": activation, "dtype": dtype}
+    axis = integer("instance_norm: channel_axis", channel_axis)
+    settings = {"momentum": momentum, "eps": eps, "channel_axis": axis, "activation": activation, "dtype": dtype}
     parameters = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    own = {0, channel_axis % max(x.ndim, 1)}
+    own = {0, axis % max(x.ndim, 1)}
     whole = tuple(i for i in range(x.ndim) if i not in own) if use_input_stats else ()
     return _by_channel(
         functional.instance_norm, x, parameters, whole, residual, settings | {"use_input_stats": use_input_stats}
@@ -176,8 +178,9 @@ def group_norm(
 ) -> Any:
     """`fusednorm.group_norm`, lazily. Each sample is put into one block."""
     x = _dask_array("group_norm", x)
-    settings = {"eps": eps, "channel_axis": channel_axis, "activation": activation, "dtype": dtype, "num_groups": num_groups}
-    samples = channel_axis % max(x.ndim, 1) != 0
+    axis = integer("group_norm: channel_axis", channel_axis)
+    settings = {"eps": eps, "channel_axis": axis, "activation": activation, "dtype": dtype, "num_groups": num_groups}
+    samples = axis % max(x.ndim, 1) != 0
     whole = tuple(range(int(samples), x.ndim))
     return _by_channel(functional.group_norm, x, {"weight": weight, "bias": bias}, whole, residual, settings)
 
@@ -227,7 +230,7 @@ def _by_channel(
     dtype = _check(function, x, parameters, residual, settings)
     axis = settings["channel_axis"] % x.ndim
     x = x.rechunk(dict.fromkeys(whole, -1))
-    given = {name: _vector(value, x.chunks[axis]) for name, value in parameters.items() if value is not None}
+    given = {name: _parameter(v).reshape(-1).rechunk((x.chunks[axis],)) for name, v in parameters.items() if v is not None}
     return _blockwise(function, x, {name: (value, (axis,)) for name, value in given.items()}, residual, settings, dtype)
 
 
@@ -236,7 +239,7 @@ def _by_row(function: Callable[..., Array], x: Any, parameters: dict[str, Any], 
     dtype = _check(function, x, parameters, residual, settings)
     axes = tuple(range(x.ndim - np.size(settings["normalized_shape"]), x.ndim))
     x = x.rechunk(dict.fromkeys(axes, -1))
-    given = {name: (da.asarray(value).rechunk(-1), axes) for name, value in parameters.items() if value is not None}
+    given = {name: (_parameter(value).rechunk(-1), axes) for name, value in parameters.items() if value is not None}
     return _blockwise(function, x, given, residual, settings, dtype)
 
 
@@ -269,9 +272,12 @@ def _check(
     rows, channel = np.size(settings.get("normalized_shape", ())), settings.get("channel_axis", 0)
     small = _empty(x, range(x.ndim - rows, x.ndim) if rows else (channel, channel + x.ndim))
     stand_ins = {name: _stand_in(value) for name, value in parameters.items()}
-    if residual is not None and np.shape(residual) != x.shape:
-        raise ValueError(f"{function.__name__}: residual: expected shape {x.shape}, got {np.shape(residual)}")
-    other = None if residual is None else np.zeros(small.shape, residual.dtype)
+    other = None
+    if residual is not None:
+        added = residual if hasattr(residual, "dtype") else as_array(f"{function.__name__}: residual", residual)
+        if added.shape != x.shape:
+            raise ValueError(f"{function.__name__}: residual: expected the shape of x, {x.shape}, got shape {added.shape}")
+        other = np.zeros(small.shape, added.dtype)
     return function(small, **stand_ins, residual=other, **settings).dtype
 
 
@@ -289,9 +295,10 @@ def _empty(x: Any, keep: Collection[int] = ()) -> Array:
     return np.broadcast_to(np.zeros((), x.dtype), shape)
 
 
-def _vector(value: ArrayLike, chunks: tuple[int, ...]) -> Any:
-    """Return C values, in the blocks that the channels have."""
-    return da.asarray(value).reshape(-1).rechunk((chunks,))
+def _parameter(value: Any) -> Any:
+    """Return a Dask array, of a list of integers one of floats, which is what the functions make of it."""
+    array = da.asarray(value)
+    return array.astype(np.float64) if isinstance(value, list | tuple) and array.dtype.kind in "iu" else array
 
 
 def _dask_array(function: str, x: Any) -> Any:

@@ -1,11 +1,9 @@
 """Folding a trained batch norm into the convolution or linear layer before it, for inference."""
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusednorm.arrays import Array, as_array, is_float
+from fusednorm.arrays import Array, as_array, is_float, number
 
 Doubles = NDArray[np.float64]
 
@@ -33,12 +31,7 @@ class _Reader:
         self, channels: int, rm: ArrayLike, rv: ArrayLike, eps: float, w: ArrayLike | None, b: ArrayLike | None
     ) -> tuple[Doubles, Doubles, Doubles]:
         """Return scale, mean and bias of a batch norm: ``(x - mean) * scale + bias``."""
-        try:
-            fits = math.isfinite(eps) and eps >= 0
-        except TypeError as error:
-            raise TypeError(f"{self.function}: bn_eps: expected a number, got {eps!r}") from error
-        if not fits:
-            raise ValueError(f"{self.function}: bn_eps: expected a finite number >= 0, got {eps!r}")
+        added = number(f"{self.function}: bn_eps", eps, least=0)
         named = {
             "bn_rm": rm,
             "bn_rv": rv,
@@ -47,7 +40,7 @@ class _Reader:
         }
         mean, var, weight, bias = (self._per_channel(name, v, channels).astype(np.float64) for name, v in named.items())
         with np.errstate(all="ignore"):
-            return weight / np.sqrt(var + eps), mean, bias
+            return weight / np.sqrt(var + added), mean, bias
 
     def _per_channel(self, name: str, value: ArrayLike, channels: int) -> Array:
         array = self._floats(name, value)
@@ -58,7 +51,7 @@ class _Reader:
         return array.reshape(channels)
 
     def _floats(self, name: str, value: ArrayLike) -> Array:
-        array = as_array(f"{self.function}: {name}", value)
+        array = np.asarray(as_array(f"{self.function}: {name}", value))  # of a subclass, its memory
         if isinstance(value, list | tuple) and array.dtype.kind in "iu":
             array = array.astype(np.float64)
         if not is_float(array.dtype):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fusednorm.arrays import Array, parameter_array
 from fusednorm.layers import (
     BatchNorm,
     BatchNorm1d,
@@ -19,6 +20,7 @@ from fusednorm.layers import (
     RMSNorm,
 )
 
+_ARRAYS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _RUNNING = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 _MODULES: dict[str, tuple[Callable[..., Layer], tuple[str, ...]]] = {
     "BatchNorm1d": (BatchNorm1d, _RUNNING),
@@ -45,25 +47,26 @@ def _torch_class(module: object) -> str | None:
     return None
 
 
-def _parameter_dtype(module: Any) -> np.dtype[Any]:
-    single = np.dtype(np.float32)
-    if module.weight is None:
-        return single
-    name = str(module.weight.dtype).removeprefix("torch.")
-    if name == "bfloat16":
+def _copied(name: str, tensor: Any) -> Array:
+    """Return a tensor's values in an array of its own, of the dtype that the layer keeps them in."""
+    dtype: Any = str(tensor.dtype).removeprefix("torch.")
+    if name.startswith("running") and dtype != "float64":
+        dtype = np.float32  # an average in half precision stands still
+    elif dtype == "bfloat16":
         try:
             import ml_dtypes
         except ImportError:
-            return single  # holds the same values
-        name = ml_dtypes.bfloat16
-    dtype: np.dtype[Any] = np.dtype(name)
-    return dtype
+            dtype = np.float32  # holds the same values
+        else:
+            dtype = ml_dtypes.bfloat16
+    return np.array(parameter_array(f"from_torch: {name}", tensor), dtype)
 
 
 def from_torch(module: Any) -> Layer:
     """Return the layer that computes the same as one of torch's norm modules.
 
-    Its arrays are copies. It is in training mode if the module is.
+    Its arrays are copies of what the module computes with, whatever its ``state_dict`` calls that: weights may be pruned or
+    parametrized, and statistics removed. It is in training mode if the module is.
 
     Parameters
     ----------
@@ -87,10 +90,13 @@ def from_torch(module: Any) -> Layer:
         raise TypeError(f"from_torch: module: expected one of torch.nn's {', '.join(_MODULES)}, got {kind}")
     make, options = _MODULES[name]
     arguments = {option: getattr(module, option) for option in options}
-    if name != "RMSNorm" and module.weight is not None:
-        arguments["bias"] = module.bias is not None
-    layer = make(**arguments, dtype=_parameter_dtype(module))
-    layer.load_state_dict(module.state_dict())
+    tensors = {array: getattr(module, array, None) for array in _ARRAYS}
+    arrays = {array: _copied(array, tensor) for array, tensor in tensors.items() if tensor is not None}
+    first = next(iter(arrays.values()), np.zeros(0, np.float32))  # the weight, if there is one
+    layer = make(**arguments, dtype=first.dtype)
+    for array in _ARRAYS:
+        if hasattr(layer, array):
+            setattr(layer, array, arrays.get(array))
     return layer.train(module.training)
 
 

@@ -123,7 +123,8 @@ class SyncBatchNorm(BatchNorm):
         Raises
         ------
         RuntimeError
-            On the ranks that have no error of their own, if another one has.
+            On the ranks that have no error of their own, if another one has. No rank has updated a running statistic then;
+            `out` may have been written, where the other rank's `out` or `residual` was wrong.
         ValueError
             For a shape that does not fit, or one value per channel in training, on all ranks together.
         """
@@ -133,7 +134,14 @@ class SyncBatchNorm(BatchNorm):
         if total.count == 1:
             raise ValueError("SyncBatchNorm: x: expected more than one value per channel when training, got 1 on all ranks")
         options: dict[str, Any] = {"channel_axis": self.channel_axis, "residual": residual, "activation": self.activation}
-        y: Array = functional.batch_norm(x, *_statistics(total), self.weight, self.bias, eps=self.eps, out=out, **options)
+        failed, any_failed = np.ones(1), np.empty(1)
+        try:
+            y: Array = functional.batch_norm(x, *_statistics(total), self.weight, self.bias, eps=self.eps, out=out, **options)
+            failed[0] = 0
+        finally:
+            self._communicator().Allreduce(failed, any_failed)
+        if any_failed[0]:
+            raise RuntimeError("SyncBatchNorm: another rank failed")
         with self._lock:
             self._track(total)
         return y

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import IO, Any, SupportsIndex
 
@@ -12,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
-from fusednorm.arrays import Array
-from fusednorm.states import STATE_VALUES, Floats, finish, pooled, pooled_where
+from fusednorm.arrays import Array, as_array, integer, number
+from fusednorm.states import STATE_VALUES, UPDATE, Floats, finish, pooled, pooled_where
 
 _NAMES = ("count", "mean", "m2")
 
@@ -57,10 +59,8 @@ class RunningMoments:
     """
 
     def __init__(self, channel_axis: SupportsIndex | None = 1) -> None:
-        try:
-            self._channel_axis = None if channel_axis is None else int(channel_axis.__index__())
-        except AttributeError:
-            raise TypeError(f"RunningMoments: channel_axis: expected an integer or None, got {channel_axis!r}") from None
+        where, expected = "RunningMoments: channel_axis", "an integer or None"
+        self._channel_axis = None if channel_axis is None else integer(where, channel_axis, expected)
         self._states = np.zeros((1 if channel_axis is None else 0, STATE_VALUES))
         self._masked = False
         self._lock = threading.Lock()
@@ -96,7 +96,8 @@ class RunningMoments:
         """
         if where is None and not skipna:
             return self._add(pooled(batch, self._channel_axis), False, "update", "batch")
-        return self._add(pooled_where(np.asarray(batch), self._channel_axis, where, skipna), True, "update", "batch")
+        x = np.asarray(as_array(f"{UPDATE}: batch", batch))
+        return self._add(pooled_where(x, self._channel_axis, where, skipna), True, "update", "batch")
 
     def merge(self, other: RunningMoments) -> RunningMoments:
         """Add what `other` has seen; returns this object. `other` stays as it is.
@@ -168,7 +169,7 @@ class RunningMoments:
     def var(self, ddof: float = 0) -> Floats:
         """Return the variance per channel (C,), with divisor ``count - ddof``; NaN where no value came."""
         states = self.pack()[0]
-        return finish(states, ddof)[1].reshape(self._shape(states))
+        return finish(states, number("RunningMoments.var: ddof", ddof))[1].reshape(self._shape(states))
 
     def std(self, ddof: float = 0) -> Floats:
         """Return the square root of `var`."""
@@ -213,8 +214,11 @@ class RunningMoments:
         states = np.array(states, np.float64, order="C")
         if states.ndim != 2 or states.shape[1] != STATE_VALUES or (self._channel_axis is None and len(states) != 1):
             raise ValueError(f"RunningMoments: states: expected shape (channels, 6), got {states.shape}")
-        if not (np.isfinite(states[:, 0]) & (states[:, 0] >= 0)).all():
-            raise ValueError("RunningMoments: count: expected finite numbers >= 0")
+        counts = states[:, :2]
+        if not (np.isfinite(counts).all() and (counts == np.rint(counts)).all() and (states[:, 0] >= 0).all()):
+            raise ValueError("RunningMoments: count: expected integers >= 0, got others")
+        if (states[:, 4] < 0).any():
+            raise ValueError("RunningMoments: m2: expected numbers >= 0, got others")
         with self._lock:
             self._states, self._masked = states, bool(masked)
         return self
@@ -238,19 +242,25 @@ class RunningMoments:
         ValueError
             For missing or unexpected keys and for shapes that do not fit. Nothing has changed then.
         """
+        where = "RunningMoments.load_state_dict"
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{where}: state: expected a mapping of names to arrays, got {type(state).__name__}")
         wanted = {*_NAMES, "masked", "channel_axis"}
         if set(state) != wanted:
-            raise ValueError(f"RunningMoments.load_state_dict: state: expected {sorted(wanted)}, got {sorted(state)}")
-        columns = [np.asarray(state[name], np.float64) for name in _NAMES]
+            raise ValueError(f"{where}: state: expected {sorted(wanted)}, got {sorted(map(str, state))}")
+        columns = [np.asarray(as_array(f"{where}: {name}", state[name])) for name in _NAMES]
+        for name, column in zip(_NAMES, columns, strict=True):
+            if column.dtype.kind not in "iuf":
+                raise TypeError(f"{where}: {name}: expected an array of numbers, got dtype {column.dtype}")
         if any(c.ndim != 2 or len(c) != 2 or c.shape != columns[0].shape for c in columns):
             shapes = [c.shape for c in columns]
-            raise ValueError(f"RunningMoments.load_state_dict: expected three arrays of one shape (2, C), got {shapes}")
+            raise ValueError(f"{where}: count, mean, m2: expected three arrays of one shape (2, C), got {shapes}")
         axis, masked = np.asarray(state["channel_axis"]), np.asarray(state["masked"])
-        if axis.size > 1 or (axis.size and axis.dtype.kind not in "iu"):
-            raise ValueError(f"RunningMoments.load_state_dict: channel_axis: expected an integer or none, got {axis}")
+        if axis.ndim > 1 or axis.size > 1 or (axis.size and axis.dtype.kind not in "iu"):
+            raise ValueError(f"{where}: channel_axis: expected an integer or none, got {axis}")
         if masked.size != 1 or masked.dtype != np.bool_:
-            raise ValueError(f"RunningMoments.load_state_dict: masked: expected one bool, got {masked}")
-        new = RunningMoments(int(axis) if axis.size else None)
+            raise ValueError(f"{where}: masked: expected one bool, got {masked}")
+        new = RunningMoments(axis.item() if axis.size else None)
         new.unpack(np.concatenate(columns).T, bool(masked))
         self._channel_axis = new.channel_axis
         return self.unpack(*new.pack())
@@ -266,11 +276,17 @@ class RunningMoments:
     @classmethod
     def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> RunningMoments:
         """Read what `save` wrote. No pickled object is read, so a file from a stranger runs no code."""
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("RunningMoments.load: file: expected an npz archive, got a single array")
-        with archive:
-            return cls().load_state_dict(archive)
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "rb") as opened:
+                return cls.load(opened)
+        try:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.lib.npyio.NpzFile):
+                with archive:
+                    return cls().load_state_dict(archive)
+        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"RunningMoments.load: file: expected what save() wrote, got a broken file: {error}") from error
+        raise ValueError("RunningMoments.load: file: expected an npz archive, got a single array")
 
     def copy(self) -> RunningMoments:
         """Return one with the same state that shares no memory."""

@@ -12,6 +12,7 @@ from fusednorm.arrays import Array
 
 Floats = NDArray[np.float64]
 STATE_VALUES = 6
+UPDATE = "RunningMoments.update"  # opens the texts of its errors
 
 
 def finish(states: Floats, ddof: float = 0) -> tuple[Floats, Floats]:
@@ -24,7 +25,7 @@ def finish(states: Floats, ddof: float = 0) -> tuple[Floats, Floats]:
 
 def pooled(x: ArrayLike, channel_axis: int | None) -> Floats:
     """Return the states ``(C, 6)`` of the channels of a batch; all of it is one channel where there is no axis."""
-    states: Floats = _core.pooled("RunningMoments.update", x, channel_axis)
+    states: Floats = _core.pooled(UPDATE, "batch", x, channel_axis)
     return np.ascontiguousarray(states.reshape(-1, STATE_VALUES))
 
 
@@ -36,16 +37,16 @@ def pooled_where(x: Array, channel_axis: int | None, where: ArrayLike | None, sk
     for c, (values, kept) in enumerate(zip(channels, masks, strict=True)):
         has_nan = skipna and bool(np.isnan(states[c]).any())
         if has_nan or not kept.all():
-            states[c] = _core.pooled("RunningMoments.update", values[kept & ~np.isnan(values) if has_nan else kept], None)
+            states[c] = _core.pooled(UPDATE, "batch", values[kept & ~np.isnan(values) if has_nan else kept], None)
     return states
 
 
 def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     mask = np.asarray(True if where is None else where)
     if mask.dtype != np.bool_:
-        raise TypeError(f"RunningMoments.update: where: expected a bool array, got dtype {mask.dtype}")
+        raise TypeError(f"{UPDATE}: where: expected a bool array, got dtype {mask.dtype}")
     try:
         return np.broadcast_to(mask, shape)
     except ValueError:
-        message = f"RunningMoments.update: where: expected what broadcasts to {shape}, got shape {mask.shape}"
+        message = f"{UPDATE}: where: expected what broadcasts to {shape}, got shape {mask.shape}"
         raise ValueError(message) from None

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a file, a folder (with all below it), or a quoted pattern")
     parser.add_argument(
         "--channel-axis",
-        type=_axis,
+        type=axis,
         default=1,
         metavar="N",
         help="axis of the channels in .npy and .npz arrays (default 1: N x C x ...; -1: the last); "
@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--follow-symlinks", action="store_true", help="follow symbolic links in folders")
 
 
-def _axis(text: str) -> int | None:
+def axis(text: str) -> int | None:
+    """Read --channel-axis; argparse's message has this function's name."""
     return None if text.lower() == "none" else int(text)
 
 
@@ -85,11 +86,13 @@ class Total:
                 return None
             reading = f"channels: {got}, the first file has {expected}"
         self.skipped[task.path] = reading
-        return f"skipped {task.path}: {reading}"
+        shown = task.path if task.path.isprintable() else ascii(task.path)
+        return f"skipped {shown}: {reading}"
 
     def scaled(self, scale: float) -> dict[str, Any]:
         """Return what --json prints; what is not finite is null there."""
-        lists = {"mean": self.stats.mean / scale, "var": self.stats.var() / scale**2, "std": self.stats.std() / scale}
+        with np.errstate(all="ignore"):
+            lists = {"mean": self.stats.mean / scale, "var": self.stats.var() / scale**2, "std": self.stats.std() / scale}
         plain = {name: [v if math.isfinite(v) else None for v in np.ravel(a).tolist()] for name, a in lists.items()}
         return {"count": self.stats.count, **plain, "files": self.files, "skipped": len(self.skipped)}
 
@@ -131,7 +134,7 @@ def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        print(f"stats: images need Pillow, pip install 'fusednorm[cli]' ({error})", file=sys.stderr)
+        print(f"stats: images need Pillow: pip install Pillow ({error})", file=sys.stderr)
         return 1
     except BrokenProcessPool:
         print("stats: a worker process ended, perhaps for want of memory", file=sys.stderr)

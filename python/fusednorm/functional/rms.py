@@ -146,7 +146,7 @@ def rms_norm_backward(
     weight: ArrayLike | None = None,
     eps: float | None = None,
     *,
-    stats: tuple[None, ArrayLike] | None = None,
+    stats: tuple[ArrayLike | None, ArrayLike] | None = None,
 ) -> tuple[Array, Array]:
     r"""Compute the gradients of `rms_norm`.
 

@@ -1,6 +1,8 @@
 """What every layer has: arrays as attributes, state dicts, training and evaluation, copies and `repr`."""
 
+import math
 import os
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -41,6 +43,8 @@ class Layer(ABC):
     weight: Array | None
 
     def __init__(self, shape: tuple[int, ...], eps: float | None, activation: str | None, dtype: DTypeLike) -> None:
+        if math.prod(shape) > sys.maxsize // 8:
+            raise ValueError(f"{type(self).__name__}: expected parameters that memory can hold, got shape {shape}")
         self._shape = shape
         self._dtype = float_dtype(type(self).__name__, dtype)
         self.eps, self.activation, self.training = eps, activation, True
@@ -94,8 +98,9 @@ class Layer(ABC):
         where = f"{type(self).__name__}: {name}"
         counts = name == "num_batches_tracked"
         array = parameter_array(where, value)
-        if isinstance(value, list | tuple | int | float) and array.dtype.kind in "iuf":
-            array = array.astype(self._dtype_of(name), casting="same_kind" if counts else "unsafe")
+        if isinstance(value, list | tuple | int | float) and array.dtype.kind in ("iu" if counts else "iuf"):
+            with np.errstate(all="ignore"):
+                array = array.astype(self._dtype_of(name))
         if not (array.dtype.kind in "iu" if counts else is_float(array.dtype)):
             expected = "an integer" if counts else "an array of a float dtype"
             raise TypeError(f"{where}: expected {expected}, got dtype {array.dtype}")

@@ -74,7 +74,8 @@ class BatchNorm(RunningNorm):
         Parameters
         ----------
         stats
-            What was collected; its channels and its channel axis are the layer's, unless `options` name them.
+            What was collected; its channels and its channel axis are the layer's, unless `options` name them. Where all
+            values were pooled, the layer has one channel, along axis 1.
         ddof
             0: the variance of the data seen, so that the layer gives it unit variance; 1: the unbiased one.
         **options
@@ -92,11 +93,14 @@ class BatchNorm(RunningNorm):
         >>> fn.BatchNorm1d.from_moments(stats).running_mean
         array([ 2., 20.], dtype=float32)
         """
+        if not isinstance(stats, RunningMoments):
+            raise TypeError(f"{cls.__name__}.from_moments: stats: expected RunningMoments, got {type(stats).__name__}")
         if stats.num_channels == 0 or np.any(np.asarray(stats.count) == 0):
             raise ValueError(f"{cls.__name__}.from_moments: stats: expected values in every channel, got none")
         axis = 1 if stats.channel_axis is None else stats.channel_axis
         layer = cls(**({"num_features": stats.num_channels, "channel_axis": axis} | options))
-        layer.load_state_dict({"running_mean": stats.mean, "running_var": stats.var(ddof)}, strict=False)
+        mean, var = np.atleast_1d(stats.mean, stats.var(ddof))  # of all values, those of one channel
+        layer.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
         return layer.eval()
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:

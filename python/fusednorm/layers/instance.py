@@ -53,14 +53,14 @@ class InstanceNorm(RunningNorm):
             channel_axis=channel_axis,
         )
 
-    def _find_ranks(self) -> Container[int]:
+    def _find_ranks(self, axis: int) -> Container[int]:
         batched = self._dims[0] + 2
-        if not -batched < self.channel_axis < batched:
+        if not -batched < axis < batched:
             raise ValueError(
                 f"{type(self).__name__}: channel_axis: expected 0 for a sample without N, or another axis than N's of an array "
-                f"of {batched} dimensions, got {self.channel_axis}"
+                f"of {batched} dimensions, got {axis}"
             )
-        return (batched - 1,) if self.channel_axis == 0 else (batched,)
+        return (batched - 1,) if axis == 0 else (batched,)
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""

@@ -1,14 +1,13 @@
 """The layers without running statistics: layer, RMS and group norm. Training and evaluation are the same to them."""
 
 from collections.abc import Sequence
-from operator import index
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array
+from fusednorm.arrays import Array, as_array, integer
 from fusednorm.layers.base import Layer
 
 
@@ -23,8 +22,10 @@ class RowNorm(Layer):
         dtype: DTypeLike,
         activation: str | None,
     ) -> None:
-        sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-        self.normalized_shape = tuple(index(size) for size in sizes)
+        sizes: Any = normalized_shape
+        if isinstance(sizes, str) or not (isinstance(sizes, Sequence) or np.ndim(sizes) == 1):
+            sizes = (sizes,)
+        self.normalized_shape = tuple(integer(f"{type(self).__name__}: normalized_shape", size) for size in sizes)
         if not self.normalized_shape or min(self.normalized_shape) < 0:
             raise ValueError(f"{type(self).__name__}: normalized_shape: expected one or more sizes, got {normalized_shape}")
         super().__init__(self.normalized_shape, eps, activation, dtype)
@@ -229,13 +230,14 @@ class GroupNorm(Layer):
         activation: str | None = None,
         channel_axis: int = 1,
     ) -> None:
-        self.num_groups, self.num_channels, self.channel_axis = index(num_groups), index(num_channels), index(channel_axis)
+        self.num_groups = integer("GroupNorm: num_groups", num_groups)
+        self.num_channels = integer("GroupNorm: num_channels", num_channels)
+        self.channel_axis = integer("GroupNorm: channel_axis", channel_axis)
         if self.num_groups < 1 or self.num_channels < 0 or self.num_channels % self.num_groups:
             raise ValueError(
                 f"GroupNorm: num_groups: expected a positive divisor of num_channels {num_channels}, got {num_groups}"
             )
         super().__init__((self.num_channels,), eps, activation, dtype)
-        self._min_ndim = max(self.channel_axis + 1, -self.channel_axis, 1 if self.channel_axis == 0 else 2)
         self.affine = affine
         self.weight = self._filled("weight", 1, affine)
         self.bias = self._filled("bias", 0, affine and bias)
@@ -250,8 +252,9 @@ class GroupNorm(Layer):
 
     def _read(self, x: ArrayLike) -> Array:
         array, axis = x if isinstance(x, np.ndarray) else as_array("GroupNorm: x", x), self.channel_axis
-        if array.ndim < self._min_ndim or array.shape[axis] != self.num_channels:
-            expected = f"at least {self._min_ndim} dimensions and {self.num_channels} channels along axis {axis}"
+        least = max(axis + 1, -axis, 1 if axis == 0 else 2)
+        if array.ndim < least or array.shape[axis] != self.num_channels:
+            expected = f"at least {least} dimensions and {self.num_channels} channels along axis {axis}"
             raise ValueError(f"GroupNorm: x: expected {expected}, got shape {array.shape}")
         return array
 

@@ -2,13 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Container
-from operator import index
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm.arrays import Array
+from fusednorm.arrays import Array, integer
 from fusednorm.layers.base import Layer
 
 SPATIAL = {0: (), 1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -39,22 +38,26 @@ class RunningNorm(Layer):
         activation: str | None = None,
         channel_axis: int = 1,
     ) -> None:
-        self.num_features = index(num_features)
+        self.num_features = integer(f"{type(self).__name__}: num_features", num_features)
         if self.num_features < 0:
             raise ValueError(f"{type(self).__name__}: num_features: expected a number >= 0, got {num_features}")
         super().__init__((self.num_features,), eps, activation, dtype)
         self.momentum, self.affine, self.track_running_stats = momentum, affine, track_running_stats
-        self.channel_axis = index(channel_axis)
-        self._ranks = self._find_ranks()
+        self.channel_axis = channel_axis
         self.weight = self._filled("weight", 1, affine)
         self.bias = self._filled("bias", 0, affine and bias)
         self.running_mean = self._filled("running_mean", 0, track_running_stats)
         self.running_var = self._filled("running_var", 1, track_running_stats)
         self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
 
-    def _find_ranks(self) -> Container[int]:
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "channel_axis":
+            value = integer(f"{type(self).__name__}: channel_axis", value)
+            self._ranks = self._find_ranks(value)
+        super().__setattr__(name, value)
+
+    def _find_ranks(self, axis: int) -> Container[int]:
         """Return how many dimensions x may have, so that it has the channel axis."""
-        axis = self.channel_axis
         least = max(axis + 1, -axis)
         if not self._dims:
             return range(max(2, least), 65)
@@ -106,6 +109,9 @@ class RunningNorm(Layer):
                 raise ValueError(f"{name}: num_batches_tracked: expected an array that can be updated, got a read-only one")
             momentum = self.momentum
             batches = 0 if counter is None else counter.item()
+            if counter is not None and not 0 <= batches < (1 << 8 * counter.itemsize - (counter.dtype.kind == "i")) - 1:
+                name = f"{type(self).__name__}: num_batches_tracked"
+                raise ValueError(f"{name}: expected a number from 0 on, below what {counter.dtype} ends with, got {batches}")
             if momentum is None:
                 momentum = 0.0 if counter is None else 1 / (batches + 1)
             y = self._update(x, momentum, residual, out)

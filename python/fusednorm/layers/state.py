@@ -24,14 +24,19 @@ def read_state(
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"{where}: state_dict: expected a mapping of names to arrays, got {type(state).__name__}")
-    given = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
+    if not isinstance(prefix, str):
+        raise TypeError(f"{where}: prefix: expected text, got {prefix!r}")
+    given = {key.removeprefix(prefix): key for key in state if isinstance(key, str) and key.startswith(prefix)}
     missing = [prefix + name for name in own if name not in given and name not in OPTIONAL]
     unexpected = [key for name, key in given.items() if name not in own]
+    unexpected += [str(key) for key in state if not (isinstance(key, str) or prefix)]
     wrong = [f"no {key!r}" for key in missing] + [f"an unexpected {key!r}" for key in unexpected] if strict else []
     values = {}
     for name in own:
         if name in given:
             array = parameter_array(f"{where}: {given[name]}", state[given[name]])
+            if name in OPTIONAL:
+                array = _whole(array)
             wrong += _misfits(given[name], array, own[name])
             values[name] = array
     if wrong:
@@ -43,9 +48,23 @@ def read_state(
     return copies, missing, unexpected
 
 
+def _whole(count: Array) -> Array:
+    """Return a counter as an integer without dimensions, if it is one: whole checkpoints are cast to half precision."""
+    if count.size == 1 and (count.dtype.kind == "f" or is_float(count.dtype)):
+        value = float(count.reshape(()))
+        count = np.asarray(int(value)) if value.is_integer() else count
+    return count.reshape(()) if count.shape == (1,) else count
+
+
 def _misfits(key: str, array: Array, target: Array) -> list[str]:
     if array.shape != target.shape:
         return [f"{key!r} of shape {array.shape}"]
-    if not (array.dtype.kind in "biu" or (target.dtype.kind != "i" and (array.dtype.kind == "f" or is_float(array.dtype)))):
+    if not (
+        array.dtype.kind in "biu" or (target.dtype.kind not in "iu" and (array.dtype.kind == "f" or is_float(array.dtype)))
+    ):
         return [f"{key!r} of dtype {array.dtype}"]
+    if target.dtype.kind in "iu":
+        limits = np.iinfo(target.dtype)
+        if array.dtype.kind in "iu" and not 0 <= array.item() <= limits.max:
+            return [f"{key!r} of value {array.item()}"]
     return [] if target.flags.writeable else [f"{key!r} for a read-only array of the layer"]
