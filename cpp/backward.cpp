@@ -39,6 +39,11 @@ public:
         unit_values = values / units;
         for (int i = 0; !down && i < plan.write.rows.n; ++i)
             if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
+        // Small units are taken many at a time.
+        if (are_joined(plan, channels)) {
+            const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
+            batch = std::min({kMaxBatch, std::max<int64_t>(1, kItemValues / unit_values), share, plan.units.last().size});
+        }
         // Otherwise grad and x were just read.
         ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
     }
@@ -70,15 +75,17 @@ private:
     bool down, stream;
     int threads;
     int64_t units, n, channels, unit_values, ahead;
+    int64_t batch = 1;
 
     // ---- memory of the threads
 
-    int64_t doubles_each() const { return 12 * n + (down ? cols_scratch(n) : 0); }
+    int64_t doubles_each() const { return 12 * std::max(n, batch) + (down ? cols_scratch(n) : 0); }
 
     Workspace workspace(Buffer<double>& memory, int slot) const {
         Workspace w{};
         double* d = memory.at(doubles_each() * slot);
-        for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, n), d += 3 * n;
+        const int64_t m = std::max(n, batch);
+        for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
         w.scratch = d;
         return w;
     }
@@ -99,13 +106,13 @@ private:
     }
 
     // Statistics come from the moments found, or were given.
-    void set_statistics(const Offsets& unit, Moments m, Numbers& to) const {
+    void set_statistics(const Offsets& unit, Moments m, const Numbers& to) const {
         const int64_t stats = plan.stats(), per = channels / stats;
         for (int64_t s = 0; s < stats; ++s) {
             to.low[s] = gradient.rstd ? 0 : m.low[s];
             to.rstd[s] = gradient.rstd ? gradient.rstd[unit.stat + s]
                                        : 1 / std::sqrt(m.m2[s] / static_cast<double>(plan.count()) + op.eps);
-            std::fill_n(to.center + s * per, per, gradient.rstd ? gradient.mean[unit.stat + s] : m.mean[s]);
+            std::fill_n(to.wide[kCenter] + s * per, per, gradient.rstd ? gradient.mean[unit.stat + s] : m.mean[s]);
         }
     }
 
@@ -126,7 +133,7 @@ private:
     }
 
     // From the sums to what grad_x is made of, and to the unit's share in the gradients of weight and bias.
-    void close(const Offsets& unit, Numbers& u, double* share) const {
+    void close(const Offsets& unit, const Numbers& u, double* share) const {
         const int64_t stats = plan.stats(), per = channels / stats;
         const double count = static_cast<double>(plan.count());
         const double* weight = static_cast<const double*>(op.weight) + unit.affine;
@@ -134,60 +141,47 @@ private:
             const double rstd = u.rstd[s], low = u.low[s];
             double plain = 0, product = 0;
             for (int64_t c = s * per; c < (s + 1) * per; ++c) {
-                u.sums.product[c] -= ((u.center[c] - u.sums.origin[c]) + low) * u.sums.plain[c];
+                u.sums.product[c] -= ((u.wide[kCenter][c] - u.sums.origin[c]) + low) * u.sums.plain[c];
                 plain += weight[c] * u.sums.plain[c], product += weight[c] * u.sums.product[c];
-                u.factor[c] = weight[c] * rstd;
+                u.wide[kFactor][c] = weight[c] * rstd;
                 share[c] = u.sums.product[c] * rstd, share[channels + c] = u.sums.plain[c];
             }
             const double slope = -(product * rstd / count * rstd) * rstd;
-            std::fill_n(u.slope + s * per, per, slope);
-            std::fill_n(u.offset + s * per, per, -(plain * rstd / count) - low * slope);
+            std::fill_n(u.wide[kSlope] + s * per, per, slope);
+            std::fill_n(u.wide[kOffset] + s * per, per, -(plain * rstd / count) - low * slope);
         }
         // grad times a factor: what normalize does around 0.
-        if (gradient.constant) std::fill_n(u.center, channels, 0.0), std::fill_n(u.offset, channels, 0.0);
-        *u.wide = op.x_type == Type::f64 || !narrow(u);
+        if (gradient.constant) std::fill_n(u.wide[kCenter], channels, 0.0), std::fill_n(u.wide[kOffset], channels, 0.0);
+        *u.fits = op.x_type != Type::f64 && u.round(channels);
     }
 
-    // What rounding the center loses comes back in the offset.
-    bool narrow(Numbers& u) const {
-        bool fits = true;
-        for (int64_t c = 0; c < channels; ++c) {
-            const auto center = static_cast<float>(u.center[c]);
-            const double lost = center - u.center[c], offset = u.offset[c] + (lost - lost == 0 ? lost * u.slope[c] : 0);
-            u.narrow[c] = center, u.narrow[channels + c] = static_cast<float>(u.factor[c]);
-            u.narrow[2 * channels + c] = static_cast<float>(u.slope[c]);
-            u.narrow[3 * channels + c] = static_cast<float>(offset);
-            fits = fits && fits_float(u.factor[c]) && fits_float(u.slope[c]) && fits_float(center) && fits_float_sum(offset);
+    // c: the channel of the first row, or column; step: from row to row.
+    void write_piece(const Piece& p, const Numbers& u, int64_t c, int64_t step) const {
+        const bool in_float = *u.fits != 0;
+        const int64_t ld = p.row.x;
+        const auto of = [&](int which) { return u.coefficients(which, in_float, c); };
+        const void* grad = at(gradient.grad, p.at.x, op.x_type);
+        void* y = const_cast<char*>(at(op.y, p.at.x, op.x_type));
+        if (gradient.constant) {
+            NormalizeTile t{};
+            t.x = grad, t.y = y, t.rows = p.rows, t.cols = p.cols, t.x_ld = t.y_ld = ld;
+            t.center = of(kCenter), t.scale = of(kFactor), t.shift = of(kOffset), t.coef_ld = step;
+            t.ahead = ahead, t.stream = stream, t.floor = kNoFloor;
+            (in_float ? k.normalize[type] : k.fused[type][0])[down](t);
+        } else {
+            k.gradient[type][!in_float][down]({grad, at(op.x, p.at.x, op.x_type), y, p.rows, p.cols, ld, of(kFactor),
+                                               of(kCenter), of(kSlope), of(kOffset), step, ahead, stream});
         }
-        return fits;
     }
 
     void write_pieces(const Offsets& unit, const Numbers& u, int64_t begin, int64_t end) const {
-        const bool wide = *u.wide != 0;
-        const auto coefs = [&](int which, const double* doubles, int64_t c) {
-            return wide ? static_cast<const void*>(doubles + c) : static_cast<const void*>(u.narrow + which * channels + c);
-        };
-        walk(plan.write, unit, begin, end, [&](const Piece& p) {
-            const int64_t c = down ? 0 : p.at.affine - unit.affine, ld = p.row.x;
-            const void *grad = at(gradient.grad, p.at.x, op.x_type), *center = coefs(0, u.center, c);
-            const void *factor = coefs(1, u.factor, c), *offset = coefs(3, u.offset, c);
-            void* y = const_cast<char*>(at(op.y, p.at.x, op.x_type));
-            if (gradient.constant) {
-                NormalizeTile t{};
-                t.x = grad, t.y = y, t.rows = p.rows, t.cols = p.cols, t.x_ld = t.y_ld = ld;
-                t.center = center, t.scale = factor, t.shift = offset, t.coef_ld = p.row.affine;
-                t.ahead = ahead, t.stream = stream, t.floor = kNoFloor;
-                (wide ? k.fused[type][0] : k.normalize[type])[down](t);
-            } else {
-                k.gradient[type][wide][down]({grad, at(op.x, p.at.x, op.x_type), y, p.rows, p.cols, ld, factor, center,
-                                              coefs(2, u.slope, c), offset, p.row.affine, ahead, stream});
-            }
-        });
+        walk(plan.write, unit, begin, end,
+             [&](const Piece& p) { write_piece(p, u, down ? 0 : p.at.affine - unit.affine, p.row.affine); });
     }
 
     // ---- the schedules
 
-    void run_unit(int64_t index, Numbers& u, const Sums& rest, double* share, const Workspace& w) const {
+    void run_unit(int64_t index, const Numbers& u, const Sums& rest, double* share, const Workspace& w) const {
         const Offsets unit = place(plan.units, plan.origin, index);
         const auto sum = [&](int64_t s, const Moments& moments) {
             sum_segment(unit, s, moments, s == 0 ? u.sums : rest, w);
@@ -209,18 +203,46 @@ private:
         write_pieces(unit, u, 0, plan.write.pieces());
     }
 
+    // So many units from this one on, each of one segment.
+    void run_joined(int64_t index, int64_t size, const Numbers& all, double* shares, const Workspace& w) const {
+        const Offsets unit = place(plan.units, plan.origin, index);
+        const Axis step = plan.units.last(), row = last_of(plan.read.rows);
+        const RowsTile tile{at(op.x, unit.x, op.x_type), size, step.x, row.size, row.x, plan.read.cols.size};
+        if (!gradient.rstd) k.moments_rows[type][op.centered](tile, w.unit);
+        bool alike = true;
+        for (int64_t i = 0; i < size; ++i) {
+            Offsets one = unit;
+            one.step(step, i);
+            const Numbers u = all.at(i * channels);
+            sum_segment(one, 0, w.unit + i, u.sums, w);
+            set_statistics(one, w.unit + i, u);
+            close(one, u, shares + 2 * i * channels);
+            alike = alike && *u.fits == *all.fits;
+        }
+        if (alike)
+            return walk_joined(plan, unit, size, channels,
+                               [&](const Piece& p, int64_t c, int64_t step_of_c) { write_piece(p, all, c, step_of_c); });
+        for (int64_t i = 0; i < size; ++i) {
+            Offsets one = unit;
+            one.step(step, i);
+            write_pieces(one, all.at(i * channels), 0, plan.write.pieces());
+        }
+    }
+
     void per_statistic(double* shares) const {
-        const int64_t each = Numbers::doubles(channels) + Sums::doubles(channels);
+        const int64_t of_numbers = Numbers::doubles(channels * batch), each = of_numbers + Sums::doubles(channels);
         Buffer<double> memory(doubles_each() * threads), numbers(each * threads);
-        const int64_t batch = std::clamp<int64_t>(kItemValues / unit_values, 1, std::max<int64_t>(1, units / (4 * threads)));
         auto body = [&](int64_t item, int slot) {
             const Workspace w = workspace(memory, slot);
             double* mine = numbers.at(each * slot);
-            Numbers u(mine, channels);
-            for (int64_t i = item * batch; i < std::min(units, (item + 1) * batch); ++i)
-                run_unit(i, u, Sums(mine + Numbers::doubles(channels), channels), shares + 2 * i * channels, w);
+            const Numbers u(mine, channels * batch);
+            if (batch == 1) return run_unit(item, u, Sums(mine + of_numbers, channels), shares + 2 * item * channels, w);
+            const int64_t last = plan.units.last().size, runs = (last + batch - 1) / batch, first = item % runs * batch;
+            const int64_t index = item / runs * last + first;
+            run_joined(index, std::min(batch, last - first), u, shares + 2 * index * channels, w);
         };
-        parallel_for((units + batch - 1) / batch, threads, body);
+        const int64_t last = plan.units.n > 0 ? plan.units.last().size : 1;
+        parallel_for(units / last * ((last + batch - 1) / batch), threads, body);
     }
 
     void pooled(double* shares) const {

@@ -1,16 +1,28 @@
-// The numbers of the channels of one unit of backward.cpp.
+// The numbers that grad_x is made of.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace fusednorm {
+
+// Whether float holds the numbers that grad_x is made of. NaN, infinities and 0 give the same in any arithmetic.
+inline bool fits_float(double factor) {
+    const double size = std::fabs(factor);
+    return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
+}
+
+// Of what is only added: a tiny one may round to 0.
+inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126); }
 
 // Sums of grad and of grad * (x - origin), one of each for every channel.
 struct Sums {
     double *origin, *plain, *product;
 
     static int64_t doubles(int64_t channels) { return 3 * channels; }
+    Sums(double* origins, double* plains, double* products) : origin(origins), plain(plains), product(products) {}
     Sums(double* memory, int64_t n) : origin(memory), plain(memory + n), product(memory + 2 * n) {}
+    Sums at(int64_t c) const { return {origin + c, plain + c, product + c}; }
 
     void clear(int64_t n) const { std::fill_n(plain, n, 0.0), std::fill_n(product, n, 0.0); }
 
@@ -24,25 +36,49 @@ struct Sums {
     }
 };
 
-// What one unit's channels have, `channels` numbers each, and its statistics.
+enum : int { kCenter, kFactor, kSlope, kOffset };
+
+// What the channels of one unit have, or of several, n in all; and their statistics.
 struct Numbers {
     Sums sums;
-    double *center, *factor, *slope, *offset;
+    double* wide[4];   // by the names below
+    float* narrow[4];  // the same
     double *low, *rstd;
-    float* narrow;  // center, factor, slope and offset
-    double* wide;   // 1: these are not used
+    double* fits;  // of the first channel of a unit: 1 where float holds its numbers
 
-    static int64_t doubles(int64_t channels) { return 11 * channels + 1; }
-    Numbers(double* memory, int64_t n)
-        : sums(memory, n),
-          center(memory + Sums::doubles(n)),
-          factor(center + n),
-          slope(factor + n),
-          offset(slope + n),
-          low(offset + n),
-          rstd(low + n),
-          narrow(reinterpret_cast<float*>(rstd + n)),
-          wide(rstd + 3 * n) {}
+    static int64_t doubles(int64_t n) { return 12 * n; }
+    Numbers(double* memory, int64_t n) : sums(memory, n) {
+        double* next = memory + Sums::doubles(n);
+        for (double*& each : wide) each = next, next += n;
+        low = next, rstd = next + n, fits = next + 2 * n;
+        float* floats = reinterpret_cast<float*>(next + 3 * n);
+        for (float*& each : narrow) each = floats, floats += n;
+    }
+    // From channel c on.
+    Numbers at(int64_t c) const {
+        Numbers part = *this;
+        part.sums = sums.at(c);
+        for (double*& each : part.wide) each += c;
+        for (float*& each : part.narrow) each += c;
+        part.low += c, part.rstd += c, part.fits += c;
+        return part;
+    }
+    // What rounding the center loses comes back in the offset.
+    bool round(int64_t n) const {
+        bool all = true;
+        for (int64_t c = 0; c < n; ++c) {
+            const double center = wide[kCenter][c], factor = wide[kFactor][c], slope = wide[kSlope][c];
+            const auto rounded = static_cast<float>(center);
+            const double lost = rounded - center, offset = wide[kOffset][c] + (lost - lost == 0 ? lost * slope : 0);
+            narrow[kCenter][c] = rounded, narrow[kFactor][c] = static_cast<float>(factor);
+            narrow[kSlope][c] = static_cast<float>(slope), narrow[kOffset][c] = static_cast<float>(offset);
+            all = all && fits_float(factor) && fits_float(slope) && fits_float(rounded) && fits_float_sum(offset);
+        }
+        return all;
+    }
+    const void* coefficients(int which, bool in_float, int64_t c) const {
+        return in_float ? static_cast<const void*>(narrow[which] + c) : static_cast<const void*>(wide[which] + c);
+    }
 };
 
 }  // namespace fusednorm

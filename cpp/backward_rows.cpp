@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backward_numbers.hpp"
 #include "dispatch.hpp"
 #include "schedule.hpp"
 #include "threads.hpp"

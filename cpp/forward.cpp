@@ -30,7 +30,7 @@ public:
             for (int i = 0; i < plan.write.rows.n; ++i)
                 if (plan.write.rows[i].affine != 0) unit_channels *= plan.write.rows[i].size;
         // Small units are taken many at a time.
-        if (is_small_unit() && plan.units.n > 0) {
+        if (plan.units.n > 0 && (one_row() || are_joined(plan, unit_channels))) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
             const int64_t fit = std::max<int64_t>(1, (packed ? kPackValues : kItemValues) / plan.count());
             const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
@@ -81,16 +81,6 @@ private:
 
     // A statistic is one row of x and of y.
     bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
-
-    // A statistic is a few rows, or one, and the coefficients of a run of units lie next to each other.
-    bool is_small_unit() const {
-        if (one_row()) return true;
-        if (op.given || down || plan.units.n == 0 || plan.read.pack_x || plan.write.pack_x || plan.write.pack_y) return false;
-        const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1; };
-        const int64_t step = plan.units.last().affine;
-        return is_one_tile(plan.read) && is_one_tile(plan.write) &&
-               (step == unit_channels || (step == 0 && unit_channels == 1));
-    }
 
     // How far ahead normalize asks for x, in bytes. After a unit's sums its x is in the cache; and where the results go past
     // it, so may be that of the next one, which is what is asked for.
@@ -200,8 +190,6 @@ private:
         parallel_for(items, threads, body);
     }
 
-    static Axis last_of(const Axes& axes) { return axes.n > 0 ? axes.last() : kNoAxis; }
-
     // Moments of a run of small units.
     void batch_moments(const Offsets& unit, int64_t size, const Workspace& w, Moments out) const {
         const Axis row = last_of(plan.read.rows);
@@ -209,22 +197,6 @@ private:
         const void* x = tiles.read(plan.read, {unit, size, plan.read.cols.size, last_of(plan.units)}, w, ld);
         const RowsTile tile{x, size, ld, row.size, row.x, plan.read.cols.size};
         k.moments_rows[static_cast<int>(tiles.x_type)][op.centered](tile, out);
-    }
-
-    // Their results: each unit's rows, or each row of all units, whichever takes fewer calls.
-    void normalize_batch(const Offsets& unit, int64_t size, const Coefficients& c, const Workspace& w) const {
-        struct Walk {
-            Axis axis;
-            int64_t size, channels;
-        };
-        const Axis row = last_of(plan.write.rows);
-        Walk outer{row, row.size, plan.coefs == Coefs::rows ? row.affine : 0}, inner{last_of(plan.units), size, unit_channels};
-        if (outer.size > inner.size) std::swap(outer, inner);
-        for (int64_t i = 0; i < outer.size; ++i) {
-            Offsets at = unit;
-            at.step(outer.axis, i);
-            tiles.normalize({at, inner.size, plan.write.cols.size, inner.axis}, c, i * outer.channels, inner.channels, w);
-        }
     }
 
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
@@ -243,7 +215,9 @@ private:
             }
             return;
         }
-        normalize_batch(unit, size, c, w);
+        walk_joined(plan, unit, size, unit_channels, [&](const Piece& p, int64_t first, int64_t step_of_channels) {
+            tiles.normalize(p, c, first, step_of_channels, w);
+        });
     }
 
     void run_unit(const Offsets& unit, const Workspace& w) const {

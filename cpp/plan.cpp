@@ -189,6 +189,14 @@ void number_statistics(Axes& axes) {
     }
 }
 
+bool are_joined(const Plan& plan, int64_t channels) {
+    const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1 && !t.pack_x; };
+    if (plan.direction == Direction::down || plan.units.n == 0 || plan.write.pack_y) return false;
+    if (!is_one_tile(plan.read) || !is_one_tile(plan.write)) return false;
+    const int64_t step = plan.units.last().affine;
+    return step == channels || (step == 0 && channels == 1);
+}
+
 Plan make_plan(const Operation& op) {
     Plan plan;
     Axes axes = op.axes, units_of_read;

@@ -46,17 +46,40 @@ constexpr int64_t kBlockLast = 32;
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment
 constexpr int64_t kMaxSegments = 128;                 // per unit: bounds the memory for partial moments
 
-Plan make_plan(const Operation& op);
-
-// Numbers the statistics of axes with stat != 0 in the memory order of x, as make_plan wants where there are no channels.
-void number_statistics(Axes& axes);
-
 // rows x cols values at one place of a unit.
 struct Piece {
     Offsets at;
     int64_t rows, cols;
     Axis row;  // the step from row to row
 };
+
+Plan make_plan(const Operation& op);
+
+// Whether a run of units along their last axis may be taken at once: each is one tile, and where it has channels of its own,
+// so many, those of the run lie next to each other.
+bool are_joined(const Plan& plan, int64_t channels);
+inline Axis last_of(const Axes& axes) { return axes.n > 0 ? axes.last() : kNoAxis; }
+
+// The rows of a run of units as tiles, each of one unit's rows or of one row of all units, whichever are fewer:
+// visit(the tile, its first row's channel, the step of the channels from row to row).
+template <class Visit>
+void walk_joined(const Plan& plan, const Offsets& unit, int64_t units, int64_t channels, Visit visit) {
+    struct Step {
+        Axis axis;
+        int64_t size, channels;
+    };
+    const Axis row = last_of(plan.write.rows);
+    const Step rows{row, row.size, plan.coefs == Coefs::rows ? row.affine : 0}, run{last_of(plan.units), units, channels};
+    const Step &outer = rows.size > run.size ? run : rows, &inner = rows.size > run.size ? rows : run;
+    for (int64_t i = 0; i < outer.size; ++i) {
+        Offsets at = unit;
+        at.step(outer.axis, i);
+        visit(Piece{at, inner.size, plan.write.cols.size, inner.axis}, i * outer.channels, inner.channels);
+    }
+}
+
+// Numbers the statistics of axes with stat != 0 in the memory order of x, as make_plan wants where there are no channels.
+void number_statistics(Axes& axes);
 
 template <class Visit>
 void walk_blocks(const Tiling& tiling, const Offsets& at, int64_t begin, int64_t end, Visit visit) {

@@ -148,11 +148,14 @@ def test_group_of_channels_alone(norm, layout, extreme, restore_threads, rng):
             values[:, 20:30] *= np.float32(1e37)
             values[:, 41] *= np.float32(1e-42)
         x = cases.LAYOUTS[layout](values)
+        grad = rng.normal(0, 1, shape).astype(x.dtype)
         call = cases.make_call(norm, x, rng, num_groups=groups)
-        together = call.run(x)
+        together, gradient = call.run(x), call.backward(grad, x)[0]
         for i in {0, 7, groups - 1}:
             part = slice(i * shape[1] // groups, (i + 1) * shape[1] // groups)
-            assert cases.same_bits(cases.of_channels(call, part).run(x[:, part]), together[:, part])
+            alone = cases.of_channels(call, part)
+            assert cases.same_bits(alone.run(x[:, part]), together[:, part])
+            assert cases.same_bits(alone.backward(grad[:, part], x[:, part])[0], gradient[:, part])
 
 
 @pytest.mark.parametrize("norm", ["batch", "batch eval", "instance", "instance eval", "group"])
