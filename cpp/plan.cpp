@@ -190,9 +190,9 @@ void number_statistics(Axes& axes) {
 }
 
 bool are_joined(const Plan& plan, int64_t channels) {
-    const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1 && !t.pack_x; };
-    if (plan.direction == Direction::down || plan.units.n == 0 || plan.write.pack_y) return false;
-    if (!is_one_tile(plan.read) || !is_one_tile(plan.write)) return false;
+    const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1 && !t.pack_x && !t.pack_y; };
+    if (plan.direction == Direction::down || plan.units.n == 0 || !is_one_tile(plan.read) || !is_one_tile(plan.write))
+        return false;
     const int64_t step = plan.units.last().affine;
     return step == channels || (step == 0 && channels == 1);
 }
@@ -211,6 +211,7 @@ Plan make_plan(const Operation& op) {
     tile(axes, op, plan, plan.read, units_of_read);
     split_panels(plan);
     cut_rows(op, plan, plan.read);
+    plan.read.pack_y = plan.read.pack_r = false;
     cut_rows(op, plan, plan.write);
     cut_segments(plan);
     return plan;
