@@ -1,9 +1,8 @@
-// The checks of arguments. See arguments.hpp.
+// The checks of arguments, but for those of parameters. See arguments.hpp.
 #include "arguments.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace fusednorm {
 namespace {
@@ -18,12 +17,6 @@ void take_back(std::initializer_list<PyObject*> kinds) {
     for (PyObject* kind : kinds)
         if (PyErr_ExceptionMatches(kind)) return PyErr_Clear();
     if (PyErr_Occurred()) throw py::error_already_set();
-}
-
-// A dense, aligned copy in C order; the array itself where it is one already.
-py::array dense(const py::array& a, Type type) {
-    const QuietCasts quiet;
-    return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = is_odd(a));
 }
 
 }  // namespace
@@ -177,132 +170,6 @@ int Arguments::axis(const char* argument, int64_t value, int ndim) const {
     if (value < -ndim || value >= ndim)
         value_error(argument, "an axis of an array of " + std::to_string(ndim) + " dimensions", std::to_string(value));
     return static_cast<int>(value < 0 ? value + ndim : value);
-}
-
-// ---- parameters
-
-py::array Arguments::floats(const char* argument, py::handle object) const {
-    py::array a = convert(argument, object);
-    // A list of Python integers has no dtype of its own.
-    const bool is_list = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object);
-    const char kind = a.dtype().kind();
-    Type type = Type::boolean;
-    const bool floats = kind == 'f' || (type_of(a.dtype(), type) && is_float(type));
-    if (!floats && !(is_list && (kind == 'i' || kind == 'u')))
-        type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(a.dtype())));
-    return a;
-}
-
-Type Arguments::parameter_type(const char* argument, py::handle object, Type x) const {
-    Type type = Type::f64;
-    if (object.is_none()) return is_float(x) && x != Type::f64 ? Type::f32 : Type::f64;
-    return type_of(floats(argument, object).dtype(), type) && is_float(type) ? type : Type::f64;
-}
-
-py::array Arguments::updatable(const char* argument, py::handle object) const {
-    if (py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object) || PyNumber_Check(object.ptr()) == 0)
-        if (!py::isinstance<py::array>(object)) type_error(argument, "an array that can be updated in place", text_of(object));
-    py::array a = floats(argument, object);
-    if (!(a.flags() & kWriteable)) value_error(argument, "an array that can be updated in place", "a read-only one");
-    for (py::ssize_t i = 0; i < a.ndim(); ++i)
-        if (a.shape(i) > 1 && a.strides(i) == 0)
-            value_error(argument, "an array whose elements do not share memory", "a stride of 0");
-    return a;
-}
-
-namespace {
-
-// The one axis of a parameter that is not 1: its step in bytes.
-py::ssize_t channel_step(const py::array& a) {
-    for (py::ssize_t i = 0; i < a.ndim(); ++i)
-        if (a.shape(i) != 1) return a.strides(i);
-    return 0;
-}
-
-template <class T>
-void read_strided(const void* from, py::ssize_t step, int64_t n, double* to) {
-    const char* p = static_cast<const char*>(from);
-    if (step == sizeof(T)) {
-        std::copy_n(reinterpret_cast<const T*>(p), n, to);
-    } else {
-        for (int64_t i = 0; i < n; ++i) to[i] = *reinterpret_cast<const T*>(p + i * step);
-    }
-}
-
-bool is_plain_float(const py::array& a, Type& type) {
-    return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
-}
-
-}  // namespace
-
-void Arguments::channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none,
-                         double* to) const {
-    const int64_t n = x.shape[channel_axis];
-    if (object.is_none()) {
-        std::fill_n(to, n, none);
-        return;
-    }
-    py::array a = floats(argument, object);
-    const int ndim = static_cast<int>(a.ndim());
-    // (C,), or aligned from the right with x as NumPy broadcasts, every other axis 1.
-    const int along = ndim == 1 ? 0 : channel_axis - x.ndim + ndim;
-    bool fits = along >= 0 && along < ndim;
-    for (int i = 0; i < ndim; ++i) fits = fits && a.shape(i) == (i == along ? n : 1);
-    if (!fits)
-        value_error(argument, "shape (" + std::to_string(n) + ",), one value per channel", "shape " + text_of(a.shape(), ndim));
-    Type type;
-    if (!is_plain_float(a, type)) {
-        a = dense(a, Type::f64);
-        type = Type::f64;
-    }
-    const auto step = channel_step(a);
-    if (type == Type::f32) {
-        read_strided<float>(a.data(), step, n, to);
-    } else {
-        read_strided<double>(a.data(), step, n, to);
-    }
-}
-
-void update_channels(py::handle target, const double* values, int64_t n) {
-    const py::array a = py::reinterpret_borrow<py::array>(target);
-    Type type;
-    if (!is_plain_float(a, type)) {
-        const QuietCasts quiet;
-        const py::array_t<double> wide(n, values);
-        numpy().attr("copyto")(a, wide.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
-        return;
-    }
-    char* p = proxy(a)->data;
-    const auto step = channel_step(a);
-    for (int64_t i = 0; i < n; ++i, p += step) {
-        if (type == Type::f32) {
-            *reinterpret_cast<float*>(p) = static_cast<float>(values[i]);
-        } else {
-            *reinterpret_cast<double*>(p) = values[i];
-        }
-    }
-}
-
-py::array Arguments::values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim,
-                            double none) const {
-    if (object.is_none()) {
-        std::vector<py::ssize_t> strides(static_cast<size_t>(ndim));
-        int64_t item = size_of(type);
-        for (int i = ndim - 1; i >= 0; --i) strides[static_cast<size_t>(i)] = item, item *= std::max<py::ssize_t>(1, shape[i]);
-        py::array a = new_array(type, ndim, shape, strides.data());
-        if (type == Type::f32) std::fill_n(static_cast<float*>(a.mutable_data()), a.size(), static_cast<float>(none));
-        if (type == Type::f64) std::fill_n(static_cast<double*>(a.mutable_data()), a.size(), none);
-        return a;
-    }
-    const py::array a = floats(argument, object);
-    const int extra = static_cast<int>(a.ndim()) - ndim;
-    bool fits = extra >= 0;
-    for (int i = 0; fits && i < a.ndim(); ++i) fits = a.shape(i) == (i < extra ? 1 : shape[i - extra]);
-    if (!fits)
-        value_error(argument, "shape " + text_of(shape, ndim), "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
-    Type own;
-    if (extra == 0 && type_of(a.dtype(), own) && own == type && (a.flags() & kContiguous) && !is_odd(a)) return a;
-    return dense(a, type);
 }
 
 }  // namespace fusednorm

@@ -5,6 +5,7 @@
 #include "arguments.hpp"
 #include "backward.hpp"
 #include "module.hpp"
+#include "results.hpp"
 
 namespace fusednorm {
 namespace {
@@ -50,13 +51,6 @@ py::object result_of(const Laid& a, const Array& x, Type type) {
     if (x.size() == 0) return like.array;
     if (lies_like(a.y, like)) return a.y.array;
     return copy_of(a.y, like.array, type).array;
-}
-
-py::object parameter_gradient(const double* values, Type type, const std::vector<py::ssize_t>& shape) {
-    const py::array a = new_array(Type::f64, static_cast<int>(shape.size()), shape.data(), nullptr);
-    std::copy_n(values, a.size(), reinterpret_cast<double*>(proxy(a)->data));
-    const QuietCasts quiet;
-    return a.attr("astype")(dtype_of(type), py::arg("copy") = false);
 }
 
 // ---- statistics that a forward pass gave
@@ -133,9 +127,8 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, const
     }
     const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { layout.push_axes(to, from); });
     if (x.size() > 0) run(op, x.size(), given);
-    return py::make_tuple(result_of(arrays, x, check.result_type(x, py::none())),
-                          parameter_gradient(op.grad_weight, type, {channels}),
-                          parameter_gradient(op.grad_bias, type, {channels}));
+    return py::make_tuple(result_of(arrays, x, check.result_type(x, py::none())), rounded(op.grad_weight, type, {channels}),
+                          rounded(op.grad_bias, type, {channels}));
 }
 
 py::object batch_norm_backward(const py::handle* a) {
@@ -179,8 +172,8 @@ py::tuple row_gradients(const Arguments& check, const NormSpec& spec, const Roww
     std::fill_n(op.grad_weight, 2 * channels, 0.0);
     const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { push_row_axes(to, from, dims); });
     if (x.size() > 0) run(op, x.size(), given);
-    return py::make_tuple(result_of(arrays, x, result), parameter_gradient(op.grad_weight, type, shape),
-                          parameter_gradient(op.grad_bias, type, shape));
+    return py::make_tuple(result_of(arrays, x, result), rounded(op.grad_weight, type, shape),
+                          rounded(op.grad_bias, type, shape));
 }
 
 py::object layer_norm_backward(const py::handle* a) {

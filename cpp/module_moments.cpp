@@ -4,6 +4,7 @@
 
 #include "module.hpp"
 #include "plan.hpp"
+#include "results.hpp"
 #include "states.hpp"
 
 namespace fusednorm {
@@ -35,17 +36,6 @@ Operation pooling(const Operands& arrays, const std::vector<bool>& reduced, int6
     return op;
 }
 
-template <class T>
-void write_moments(Statistics& s, double count, double ddof, const py::array& mean, const py::array& var) {
-    T* means = reinterpret_cast<T*>(py::detail::array_proxy(mean.ptr())->data);
-    T* vars = reinterpret_cast<T*>(py::detail::array_proxy(var.ptr())->data);
-    const Moments m = s.moments();
-    for (int64_t i = 0; i < s.n; ++i) {
-        means[i] = static_cast<T>(count > 0 ? m.mean[i] + m.low[i] : NAN);
-        vars[i] = static_cast<T>(count > 0 ? m.m2[i] / std::max(count - ddof, 0.0) : NAN);
-    }
-}
-
 py::object moments(const py::handle* a) {
     const Arguments check("moments");
     const Array x = check.input("x", a[0]);
@@ -54,8 +44,8 @@ py::object moments(const py::handle* a) {
     if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
     const bool keepdims = truth(a[3]);
     const Type asked = check.result_type(x, a[4]);
-    // Half precision would lose what the sums have: those that are asked for are rounded from float64.
-    const Type type = asked == Type::f32 || (a[4].is_none() && asked != Type::f64) ? Type::f32 : Type::f64;
+    // Half precision would lose what the sums have: it is given where it is asked for.
+    const Type type = a[4].is_none() && asked != Type::f64 ? Type::f32 : asked;
 
     const Operands arrays{x, {}, {}};
     int64_t stats, count;
@@ -67,22 +57,15 @@ py::object moments(const py::handle* a) {
         shape.push_back(kept ? x.shape[i] : 1);
         strides.push_back(kept ? op.axes[i].stat * size_of(type) : size_of(type));
     }
-    const int ndim = static_cast<int>(shape.size());
-    const py::array mean = new_array(type, ndim, shape.data(), strides.data());
-    const py::array var = new_array(type, ndim, shape.data(), strides.data());
     Statistics statistics(stats);
     arrays.describe(op, type);
-    op.moments = statistics.moments();
+    const Moments m = op.moments = statistics.moments();
     if (stats > 0 && count > 0) run(op, x.size());
-    if (type == Type::f32) {
-        write_moments<float>(statistics, static_cast<double>(count), ddof, mean, var);
-    } else {
-        write_moments<double>(statistics, static_cast<double>(count), ddof, mean, var);
+    for (int64_t i = 0; i < stats; ++i) {
+        m.mean[i] = count > 0 ? m.mean[i] + m.low[i] : NAN;
+        m.m2[i] = count > 0 ? m.m2[i] / std::max(static_cast<double>(count) - ddof, 0.0) : NAN;
     }
-    if (a[4].is_none() || asked == type) return py::make_tuple(mean, var);
-    const QuietCasts quiet;
-    const py::dtype dtype = dtype_of(asked);
-    return py::make_tuple(mean.attr("astype")(dtype), var.attr("astype")(dtype));
+    return py::make_tuple(rounded(m.mean, type, shape, strides.data()), rounded(m.m2, type, shape, strides.data()));
 }
 
 // ---- running states

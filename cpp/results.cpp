@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
+
+#include "dispatch.hpp"
 
 namespace fusednorm {
 namespace {
@@ -54,22 +57,27 @@ py::object Result::finish() {
     return target;
 }
 
+py::array rounded(const double* values, Type type, const std::vector<py::ssize_t>& shape, const py::ssize_t* strides) {
+    const py::array a = new_array(type, static_cast<int>(shape.size()), shape.data(), strides);
+    const FinishTile tile{values, proxy(a)->data, 1, a.size(), a.size(), a.size(), false};
+    if (a.size() > 0) kernels().finish[static_cast<int>(type)](tile);
+    return a;
+}
+
 py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
                            int64_t count, int64_t repeats) {
-    const int ndim = static_cast<int>(shape.size());
-    const py::array mean = new_array(Type::f64, ndim, shape.data(), nullptr),
-                    rstd = new_array(Type::f64, ndim, shape.data(), nullptr);
-    auto *means = reinterpret_cast<double*>(proxy(mean)->data), *rstds = reinterpret_cast<double*>(proxy(rstd)->data);
-    const int64_t n = mean.size();
+    int64_t n = 1;
+    for (const py::ssize_t size : shape) n *= size;
+    std::vector<double> means(static_cast<size_t>(n)), rstds(means);
     for (int64_t i = 0; i < n; ++i) {
         const int64_t from = repeats > 0 ? i % repeats : i;
-        means[i] = count > 0 ? op.moments.mean[from] + op.moments.low[from] : NAN;
-        rstds[i] = count > 0 ? 1 / std::sqrt(op.moments.m2[from] / static_cast<double>(count) + op.eps) : NAN;
+        const auto to = static_cast<size_t>(i);
+        means[to] = count > 0 ? op.moments.mean[from] + op.moments.low[from] : NAN;
+        rstds[to] = count > 0 ? 1 / std::sqrt(op.moments.m2[from] / static_cast<double>(count) + op.eps) : NAN;
     }
-    const QuietCasts quiet;
-    const py::dtype dtype = dtype_of(type == Type::f64 ? Type::f64 : Type::f32);
-    const auto cast = [&](const py::array& a) -> py::object { return a.attr("astype")(dtype, py::arg("copy") = false); };
-    return py::make_tuple(y, op.centered ? cast(mean) : py::none(), cast(rstd));
+    const Type kept = type == Type::f64 ? Type::f64 : Type::f32;
+    const py::object mean = op.centered ? py::object(rounded(means.data(), kept, shape)) : py::none();
+    return py::make_tuple(y, mean, rounded(rstds.data(), kept, shape));
 }
 
 }  // namespace fusednorm

@@ -19,6 +19,9 @@ private:
     py::object target;  // out, where view is a temporary
 };
 
+// A new array of doubles that are rounded once to a float type. strides: null for C order; dense.
+py::array rounded(const double* values, Type type, const std::vector<py::ssize_t>& shape, const py::ssize_t* strides = nullptr);
+
 // (y, mean, rstd), the statistics as float32, or as float64 where y is. repeats: so many of them are for every sample.
 py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
                            int64_t count, int64_t repeats);

@@ -98,6 +98,16 @@ def test_empty_variable_forces_nothing():
     assert result.stdout.strip() == ISAS[-1]
 
 
+@pytest.mark.parametrize("layout", ["C", "channels-last", "padded", "stepped"])
+@pytest.mark.parametrize("shape", [(3, 64, 20, 20), (2, 320, 30, 10), (40, 6, 7, 7)], ids=str)
+def test_statistics_do_not_depend_on_what_they_are_for(shape, layout, rng):
+    """Nor on where results go: x is read alike for moments, for a norm and for a norm into another layout."""
+    x = cases.LAYOUTS[layout](cases.draw(rng, shape, np.float64))
+    mean = fn.moments(x, (0, 2, 3)).mean
+    for out in (None, np.empty(shape), cases.channels_last(np.empty(shape))):
+        assert cases.same_bits(fn.batch_norm(x, training=True, out=out, return_stats=True)[1], mean)
+
+
 # ---- neighbours
 
 

@@ -34,13 +34,18 @@ void row_gradient_sums(const RowSumsTile& t) {
     }
 }
 
+template <int First, class V, size_t... I>
+FUSEDNORM_INLINE auto half_of(const V& a, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, a, (First + static_cast<int>(I))...);
+}
+
 FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
+    constexpr int width = Lanes<double>::kWidth;
     Lanes<double> r;
     FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < Lanes<double>::kParts; ++i) {
-        Vector<float, Lanes<double>::kWidth> part;
-        __builtin_memcpy(&part, reinterpret_cast<const char*>(a.part) + i * sizeof part, sizeof part);
-        r.part[i] = convert_part<Lanes<double>::Part>(part);
+    for (int i = 0; i < Lanes<float>::kParts; ++i) {
+        r.part[2 * i] = convert_part<Lanes<double>::Part>(half_of<0>(a.part[i], std::make_index_sequence<width>()));
+        r.part[2 * i + 1] = convert_part<Lanes<double>::Part>(half_of<width>(a.part[i], std::make_index_sequence<width>()));
     }
     return r;
 }
