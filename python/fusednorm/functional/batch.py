@@ -46,6 +46,25 @@ def batch_norm(
     out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
+@overload
+def batch_norm(
+    x: ArrayLike,
+    /,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool,
+) -> Array | tuple[Array, Array, Array]: ...
 def batch_norm(
     x: ArrayLike,
     /,

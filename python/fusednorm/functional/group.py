@@ -40,6 +40,22 @@ def group_norm(
     out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
+@overload
+def group_norm(
+    x: ArrayLike,
+    /,
+    num_groups: SupportsIndex,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: SupportsIndex = 1,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool,
+) -> Array | tuple[Array, Array, Array]: ...
 def group_norm(
     x: ArrayLike,
     /,

@@ -39,6 +39,21 @@ def layer_norm(
     out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
+@overload
+def layer_norm(
+    x: ArrayLike,
+    /,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool,
+) -> Array | tuple[Array, Array, Array]: ...
 def layer_norm(
     x: ArrayLike,
     /,

@@ -37,6 +37,20 @@ def rms_norm(
     out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array | None, Array]: ...
+@overload
+def rms_norm(
+    x: ArrayLike,
+    /,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+    *,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    return_stats: bool,
+) -> Array | tuple[Array, Array | None, Array]: ...
 def rms_norm(
     x: ArrayLike,
     /,
