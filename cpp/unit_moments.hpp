@@ -44,7 +44,7 @@ public:
             const void* x = tiles.read(plan.read, p, w, ld);
             const Moments to = before == 0 ? out : w.piece;
             if (down) {
-                k.moments_cols[static_cast<int>(tiles.x_type)][op.centered]({x, p.rows, ld, p.cols, w.scratch}, to);
+                k.moments_cols[static_cast<int>(tiles.x_type)]({x, p.rows, ld, p.cols, w.scratch}, to);
             } else {
                 k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
             }

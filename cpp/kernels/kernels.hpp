@@ -176,7 +176,7 @@ struct Kernels {
     // [type][centered]: fresh moments of the tile; not centered: mean = 0, m2 = the sum of squares. Of small integers: see
     // sums.hpp.
     void (*moments_rows[kReadTypes][2])(const RowsTile&, Moments);
-    void (*moments_cols[kReadTypes][2])(const ColsTile&, Moments);
+    void (*moments_cols[kReadTypes])(const ColsTile&, Moments);  // centered: what is not has statistics along rows
     // a (count_a values) becomes the moments of a and b (count_b values) together, n times.
     void (*merge)(Moments a, double count_a, Moments b, double count_b, int64_t n);
     // out[i] becomes the moments of in[i * per ... i * per + per), count values each.

@@ -49,7 +49,7 @@ FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* c
     });
 }
 
-template <class T, bool Centered, bool Plain>
+template <class T, bool Plain>
 FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                  double* squares) {
     const auto step = [=](int64_t r, int64_t c, auto value_at, const Lanes<double>& k, Lanes<double>& s, Lanes<double>& q)
@@ -57,20 +57,20 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
                               const T* value = x + r * ld + c;
                               __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
                               const Lanes<double> v = value_at(value), d = Plain ? v : v - k;
-                              if constexpr (Centered) s += d;
+                              s += d;
                               add_square<Plain>(q, d);
                           };
     add_to_columns(rows, cols, center, sums, squares, step);
 }
 
 // One block of rows, each column around its center.
-template <class T, bool Centered, bool Plain>
+template <class T, bool Plain>
 FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                 double* squares) {
     for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
     const int64_t strip = strip_rows(cols);
     for (int64_t r = 0; r < rows; r += strip)
-        cols_strip<T, Centered, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
+        cols_strip<T, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
 }
 
 // Sets every column's center: of(column, its first value, what the center was). Returns whether one is not what it was.
@@ -86,7 +86,7 @@ FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, 
 }
 
 // scratch: three arrays of cols rounded up to whole lanes.
-template <class T, bool Centered>
+template <class T>
 void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
     const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
     double *center = scratch, *sums = center + padded, *squares = sums + padded;
@@ -95,26 +95,22 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
         const double count = static_cast<double>(block);
         for (int64_t c = 0; c < padded; ++c) center[c] = 0;
-        bool around_zero = true;
-        if constexpr (Centered) {
-            const bool choose = is_narrow<T> && block >= kLeastRowsChosen;
-            around_zero =
-                !set_centers(x, cols, center, [&](int64_t c, Values first, Values zero) __attribute__((always_inline)) {
-                    const Lanes<double> k = select(is_finite(first), first, zero);
-                    if (!choose) return k;
-                    const auto row = [&](int64_t r)
-                                         __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
-                    return select(looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1)), zero,
-                                  k);
-                });
-        }
+        const bool choose = is_narrow<T> && block >= kLeastRowsChosen;
+        bool around_zero =
+            !set_centers(x, cols, center, [&](int64_t c, Values first, Values zero) __attribute__((always_inline)) {
+                const Lanes<double> k = select(is_finite(first), first, zero);
+                if (!choose) return k;
+                const auto row = [&](int64_t r)
+                                     __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
+                return select(looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1)), zero, k);
+            });
         for (int tried = 1;; ++tried) {
             if (kPlain<T> && around_zero) {
-                cols_sums<T, Centered, kPlain<T>>(x, block, ld, cols, center, sums, squares);
+                cols_sums<T, kPlain<T>>(x, block, ld, cols, center, sums, squares);
             } else {
-                cols_sums<T, Centered, false>(x, block, ld, cols, center, sums, squares);
+                cols_sums<T, false>(x, block, ld, cols, center, sums, squares);
             }
-            if (!Centered || tried == kMostCenters) break;
+            if (tried == kMostCenters) break;
             if (!set_centers(x, cols, center, [&](int64_t c, Values first, Values k) __attribute__((always_inline)) {
                     return next_center<is_narrow<T>>(k, first, load<double>(sums + c), load<double>(squares + c), count);
                 }))
@@ -123,7 +119,7 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
         }
         const Lanes<double> n = broadcast(count);
         for (int64_t c = 0; c < cols; c += kLanes) {
-            auto value = closed_block<Centered>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
+            auto value = closed_block<true>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
             if (done > 0) value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, count);
             put_lanes(out, c, cols - c, value);
         }
@@ -131,20 +127,20 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
 }
 
 // Few contiguous columns would leave most lanes empty: several rows are read as one, and their replicas merged.
-template <class T, bool Centered>
+template <class T>
 void moments_cols(const ColsTile& t, Moments out) {
     const T* x = static_cast<const T*>(t.x);
     const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, folded_rows = t.rows / fold;
-    if (fold == 1 || folded_rows == 0) return moments_wide_cols<T, Centered>(x, t.rows, t.ld, t.cols, t.scratch, out);
+    if (fold == 1 || folded_rows == 0) return moments_wide_cols<T>(x, t.rows, t.ld, t.cols, t.scratch, out);
     const int64_t wide = fold * t.cols, left = t.rows - folded_rows * fold;
     Moments parts{t.scratch, t.scratch + wide, t.scratch + 2 * wide};
     double* scratch = t.scratch + 3 * wide;
-    moments_wide_cols<T, Centered>(x, folded_rows, wide, wide, scratch, parts);
+    moments_wide_cols<T>(x, folded_rows, wide, wide, scratch, parts);
     const double n = static_cast<double>(folded_rows);
     for (int64_t c = 0; c < t.cols; ++c) put(out, c, {parts.mean[c], parts.low[c], parts.m2[c]});
     for (int64_t i = 1; i < fold; ++i) merge(out, n * static_cast<double>(i), parts + i * t.cols, n, t.cols);
     if (left == 0) return;
-    moments_wide_cols<T, Centered>(x + folded_rows * wide, left, t.cols, t.cols, scratch, parts);
+    moments_wide_cols<T>(x + folded_rows * wide, left, t.cols, t.cols, scratch, parts);
     merge(out, n * static_cast<double>(fold), parts, static_cast<double>(left), t.cols);
 }
 

@@ -87,7 +87,7 @@ FUSEDNORM_INLINE void sums_strip(const T* x, int64_t rows, int64_t ld, int64_t n
     flush(block, totals, 1, n < kLanes ? n : kLanes);
 }
 
-template <class T, bool>
+template <class T>
 void sums_cols(const ColsTile& t, Moments out) {
     const T* x = static_cast<const T*>(t.x);
     Totals* totals = reinterpret_cast<Totals*>(t.scratch);
