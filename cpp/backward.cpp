@@ -40,10 +40,7 @@ public:
         for (int i = 0; !down && i < plan.write.rows.n; ++i)
             if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
         // Small units are taken many at a time.
-        if (are_joined(plan, channels)) {
-            const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
-            batch = std::min({kMaxBatch, std::max<int64_t>(1, kItemValues / unit_values), share, plan.units.last().size});
-        }
+        if (are_joined(plan, channels)) runs.join(kItemValues / unit_values, threads);
         // Otherwise grad and x were just read.
         ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
     }
@@ -75,16 +72,16 @@ private:
     bool down, stream;
     int threads;
     int64_t units, n, channels, unit_values, ahead;
-    int64_t batch = 1;
+    Runs runs{units, last_of(plan.units).size};
 
     // ---- memory of the threads
 
-    int64_t doubles_each() const { return 12 * std::max(n, batch) + (down ? cols_scratch(n) : 0); }
+    int64_t doubles_each() const { return 12 * std::max(n, runs.batch) + (down ? cols_scratch(n) : 0); }
 
     Workspace workspace(Buffer<double>& memory, int slot) const {
         Workspace w{};
         double* d = memory.at(doubles_each() * slot);
-        const int64_t m = std::max(n, batch);
+        const int64_t m = std::max(n, runs.batch);
         for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
         w.scratch = d;
         return w;
@@ -230,19 +227,18 @@ private:
     }
 
     void per_statistic(double* shares) const {
-        const int64_t of_numbers = Numbers::doubles(channels * batch), each = of_numbers + Sums::doubles(channels);
+        const int64_t of_numbers = Numbers::doubles(channels * runs.batch), each = of_numbers + Sums::doubles(channels);
         Buffer<double> memory(doubles_each() * threads), numbers(each * threads);
         auto body = [&](int64_t item, int slot) {
             const Workspace w = workspace(memory, slot);
             double* mine = numbers.at(each * slot);
-            const Numbers u(mine, channels * batch);
-            if (batch == 1) return run_unit(item, u, Sums(mine + of_numbers, channels), shares + 2 * item * channels, w);
-            const int64_t last = plan.units.last().size, runs = (last + batch - 1) / batch, first = item % runs * batch;
-            const int64_t index = item / runs * last + first;
-            run_joined(index, std::min(batch, last - first), u, shares + 2 * index * channels, w);
+            const Numbers u(mine, channels * runs.batch);
+            const int64_t index = runs.first(item);
+            double* share = shares + 2 * index * channels;
+            if (runs.batch == 1) return run_unit(index, u, Sums(mine + of_numbers, channels), share, w);
+            run_joined(index, runs.size(item), u, share, w);
         };
-        const int64_t last = plan.units.n > 0 ? plan.units.last().size : 1;
-        parallel_for(units / last * ((last + batch - 1) / batch), threads, body);
+        parallel_for(runs.count(), threads, body);
     }
 
     void pooled(double* shares) const {

@@ -20,6 +20,7 @@ public:
     explicit Forward(const Operation& operation)
         : op(operation), plan(make_plan(op)), k(kernels()), tiles(op, plan, k), found(op, plan, k, tiles) {
         units = plan.units.size();
+        runs = {units, last_of(plan.units).size};
         down = plan.direction == Direction::down;
         n = found.columns();
         values = units * plan.write.rows.size() * plan.write.cols.size;
@@ -30,22 +31,19 @@ public:
             for (int i = 0; i < plan.write.rows.n; ++i)
                 if (plan.write.rows[i].affine != 0) unit_channels *= plan.write.rows[i].size;
         // Small units are taken many at a time.
-        if (plan.units.n > 0 && (one_row() || are_joined(plan, unit_channels))) {
+        if (one_row() || are_joined(plan, unit_channels)) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
-            const int64_t fit = std::max<int64_t>(1, (packed ? kPackValues : kItemValues) / plan.count());
-            const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
-            batch = std::min({kMaxBatch, fit, share, plan.units.last().size});
+            runs.join((packed ? kPackValues : kItemValues) / plan.count(), threads);
         }
-        by_batch = one_row() || batch > 1;
+        by_batch = one_row() || runs.batch > 1;
         if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
         tiles.ahead = ahead();
-        channels = unit_channels * batch;
+        channels = unit_channels * runs.batch;
     }
 
     void run() {
         if (op.given) return normalize_given();
-        batches = plan.units.n == 0 ? 1 : units / plan.units.last().size * batches_of_last();
-        const bool apart = are_enough(batches, threads);
+        const bool apart = are_enough(runs.count(), threads);
         if (op.terms[0] && !(apart && adds_by_row())) add_terms();
         if (apart) return per_statistic();
         pooled();
@@ -61,7 +59,8 @@ private:
     std::vector<float> narrow;
     int threads;
     int64_t units, n, values, channels;
-    int64_t unit_channels = 1, batch = 1, batches = 1;
+    int64_t unit_channels = 1;
+    Runs runs{1, 1};
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
@@ -91,8 +90,6 @@ private:
         return next ? plan.units.last().x * size_of(op.x_type) : kAheadBytes;
     }
 
-    int64_t batches_of_last() const { return (plan.units.last().size + batch - 1) / batch; }
-
     // ---- memory of the threads
 
     struct Memory {
@@ -102,7 +99,7 @@ private:
     };
 
     Memory make_memory(int slots, bool with_coefficients) const {
-        const int64_t moments = std::max(n, batch) * 3 * 4;
+        const int64_t moments = std::max(n, runs.batch) * 3 * 4;
         const int64_t each = moments + (down ? cols_scratch(n) : 0) + (with_coefficients ? channels * 3 : 0);
         const int64_t packed = tiles.packed_bytes();
         return {Buffer<double>(each * slots), Buffer<char>(packed * slots), each, packed};
@@ -112,7 +109,7 @@ private:
         Workspace w;
         tiles.place_packed(w, memory.packed.at(memory.packed_each * slot));
         double* d = memory.doubles.at(memory.doubles_each * slot);
-        const int64_t m = std::max(n, batch);
+        const int64_t m = std::max(n, runs.batch);
         for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
         w.scratch = d;
         w.coefficients = reinterpret_cast<char*>(d + (down ? cols_scratch(n) : 0));
@@ -236,14 +233,12 @@ private:
         auto body = [&](int64_t item, int slot) {
             const Workspace w = workspace(memory, slot);
             if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
-            const Axis row = last_of(plan.units);
-            const int64_t each = plan.units.n == 0 ? 1 : batches_of_last(), first = item % each * batch;
-            const Offsets unit = place(plan.units, plan.origin, item / each * row.size + first);
-            const int64_t size = std::min(batch, row.size - first);
-            if (adds_by_row()) add_terms(Piece{unit, size, plan.write.cols.size, row});
+            const Offsets unit = place(plan.units, plan.origin, runs.first(item));
+            const int64_t size = runs.size(item);
+            if (adds_by_row()) add_terms(Piece{unit, size, plan.write.cols.size, last_of(plan.units)});
             run_batch(unit, size, w);
         };
-        parallel_for(batches, threads, body);
+        parallel_for(runs.count(), threads, body);
     }
 
     void pooled() {

@@ -36,6 +36,22 @@ inline int64_t stream_bytes() {
 }
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
+// Units along their last axis, of which small ones are taken many at a time.
+struct Runs {
+    int64_t units, last, batch = 1;
+
+    // So many as `fit`, as long as every thread has several runs.
+    void join(int64_t fit, int threads) {
+        const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
+        batch = std::min({kMaxBatch, std::max<int64_t>(1, fit), share, last});
+    }
+    int64_t each() const { return (last + batch - 1) / batch; }
+    int64_t count() const { return units / last * each(); }
+    // The first unit of a run, and how many it has.
+    int64_t first(int64_t run) const { return run / each() * last + run % each() * batch; }
+    int64_t size(int64_t run) const { return std::min(batch, last - run % each() * batch); }
+};
+
 // n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
 template <class T>
 class Buffer {
