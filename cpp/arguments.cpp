@@ -55,9 +55,8 @@ void Arguments::value_error(const char* argument, const std::string& expected, c
 
 // ---- arrays
 
-py::array Arguments::convert(const char* argument, py::handle object) const {
-    if (Py_TYPE(object.ptr()) == api_type()) return py::reinterpret_borrow<py::array>(object);
-    if (object.is_none()) type_error(argument, "an array", "None");
+py::object Arguments::array(const char* argument, py::handle object) const {
+    if (Py_TYPE(object.ptr()) == api_type() || object.is_none()) return py::reinterpret_borrow<py::object>(object);
     try {
         const bool by_dlpack = !py::hasattr(object, "__array__") && py::hasattr(object, "__dlpack__");
         return numpy().attr(by_dlpack ? "from_dlpack" : "asarray")(object);
@@ -70,8 +69,9 @@ py::array Arguments::convert(const char* argument, py::handle object) const {
     }
 }
 
-Array Arguments::input(const char* argument, py::handle object) const {
-    py::array a = convert(argument, object);
+Array Arguments::input(const char* argument, const py::object& array) const {
+    if (array.is_none()) type_error(argument, "an array", "None");
+    py::array a = py::reinterpret_borrow<py::array>(array);
     Type type;
     if (!type_of(a.dtype(), type))
         type_error(argument, "a bool, integer, float16, bfloat16, float32 or float64 array",
@@ -80,8 +80,8 @@ Array Arguments::input(const char* argument, py::handle object) const {
     return view_of(std::move(a), type);
 }
 
-Type Arguments::result_type(const Array& x, py::handle dtype) const {
-    if (dtype.is_none()) return is_float(x.type) ? x.type : Type::f64;
+std::optional<Type> Arguments::type(py::handle dtype) const {
+    if (dtype.is_none()) return std::nullopt;
     Type type = Type::boolean;
     try {
         const py::dtype asked = py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype));
@@ -91,6 +91,8 @@ Type Arguments::result_type(const Array& x, py::handle dtype) const {
     }
     type_error("dtype", "float16, bfloat16 (of ml_dtypes), float32 or float64", text_of(dtype));
 }
+
+Type result_type(const Array& x, std::optional<Type> asked) { return asked.value_or(is_float(x.type) ? x.type : Type::f64); }
 
 Activation Arguments::activation(py::handle object) const {
     if (object.is_none()) return Activation::none;
@@ -109,15 +111,15 @@ Activation Arguments::activation(py::handle object) const {
     value_error("activation", all, text_of(object));
 }
 
-Array Arguments::shaped_like(const char* argument, py::handle object, const Array& x) const {
-    const Array a = input(argument, object);
+Array Arguments::shaped_like(const char* argument, const py::object& array, const Array& x) const {
+    const Array a = input(argument, array);
     if (a.ndim != x.ndim || !std::equal(x.shape, x.shape + x.ndim, a.shape))
         value_error(argument, "the shape of x, " + text_of(x.shape, x.ndim), "shape " + text_of(a.shape, a.ndim));
     return a;
 }
 
-Array Arguments::residual(py::handle object, const Array& x) const {
-    return object.is_none() ? Array{} : shaped_like("residual", object, x);
+Array Arguments::residual(const py::object& array, const Array& x) const {
+    return array.is_none() ? Array{} : shaped_like("residual", array, x);
 }
 
 // ---- numbers

@@ -4,6 +4,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,37 +40,47 @@ public:
     [[noreturn]] void type_error(const char* argument, const std::string& expected, const std::string& got) const;
     [[noreturn]] void value_error(const char* argument, const std::string& expected, const std::string& got) const;
 
-    // Any real array; byte-swapped and unaligned memory comes back as a copy.
-    Array input(const char* argument, py::handle object) const;
-    // The type of the result: x's, float64 for integers, or the dtype given.
-    Type result_type(const Array& x, py::handle dtype) const;
+    // ---- What may run a user's code, which may resize another argument: all of it comes before any memory is looked at.
+
+    // What numpy.asarray makes of it; None stays.
+    py::object array(const char* argument, py::handle object) const;
+    // An array of a float dtype; None stays.
+    py::object parameter(const char* argument, py::handle object) const;
+    // The same for what training updates: an ndarray (or what shares one's memory) that can be written.
+    py::object updatable(const char* argument, py::handle object) const;
+    // A float type, or none for None.
+    std::optional<Type> type(py::handle dtype) const;
     double real(const char* argument, py::handle object) const;
     double eps(py::handle object) const;
     int64_t integer(const char* argument, py::handle object) const;
     std::vector<int64_t> integers(const char* argument, py::handle object) const;  // one, or a sequence of them
-    int axis(const char* argument, int64_t value, int ndim) const;                 // counted from the front
     Activation activation(py::handle object) const;
-    // An array of x's shape.
-    Array shaped_like(const char* argument, py::handle object, const Array& x) const;
-    // An array of x's shape, or nothing (array is null).
-    Array residual(py::handle object, const Array& x) const;
 
-    // The dtype of a parameter's gradient: the parameter's own, or where it is None that of x's statistics.
-    Type parameter_type(const char* argument, py::handle object, Type x) const;
+    // ---- What looks at the arrays that came of it.
+
+    // Any real array; byte-swapped and unaligned memory comes back as a copy.
+    Array input(const char* argument, const py::object& array) const;
+    // An array of x's shape; where None may be, it is nothing (its array is null).
+    Array shaped_like(const char* argument, const py::object& array, const Array& x) const;
+    Array residual(const py::object& array, const Array& x) const;
+    int axis(const char* argument, int64_t value, int ndim) const;  // counted from the front
     // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.
-    void channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none, double* to) const;
-    // The same for what training updates: an ndarray (or what shares one's memory) that can be written.
-    py::array updatable(const char* argument, py::handle object) const;
+    void channels(const char* argument, const py::object& parameter, const Array& x, int channel_axis, double none,
+                  double* to) const;
     // Values of the given shape, contiguous, as float or double.
-    py::array values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim, double none) const;
+    py::array values(const char* argument, const py::object& parameter, Type type, const py::ssize_t* shape, int ndim,
+                     double none) const;
 
 private:
     const char* function;
-    py::array convert(const char* argument, py::handle object) const;
-    py::array floats(const char* argument, py::handle object) const;
 };
 
+// The type of the result: x's, float64 for integers, or what was asked for.
+Type result_type(const Array& x, std::optional<Type> asked);
+// The dtype of a parameter's gradient: the parameter's own, or where it is None that of x's statistics.
+Type gradient_type(const py::object& parameter, Type x);
+
 // Writes n values into an array that channels() read and updatable() allowed, in its own dtype.
-void update_channels(py::handle target, const double* values, int64_t n);
+void update_channels(const py::object& target, const double* values, int64_t n);
 
 }  // namespace fusednorm

@@ -32,15 +32,13 @@ public:
           down(plan.direction == Direction::down),
           units(plan.units.size()),
           n(found.columns()),
-          channels(n) {
+          channels(plan.channels()) {
         const int64_t values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < kSerialFound ? 1 : get_num_threads();
         stream = values * size_of(op.y_type) >= stream_bytes();
         unit_values = values / units;
-        for (int i = 0; !down && i < plan.write.rows.n; ++i)
-            if (plan.write.rows[i].affine != 0) channels *= plan.write.rows[i].size;
         // Small units are taken many at a time.
-        if (are_joined(plan, channels)) runs.join(kItemValues / unit_values, threads);
+        if (are_joined(plan)) runs.join(kItemValues / unit_values, threads);
         // Otherwise grad and x were just read.
         ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
     }
@@ -203,9 +201,8 @@ private:
     // So many units from this one on, each of one segment.
     void run_joined(int64_t index, int64_t size, const Numbers& all, double* shares, const Workspace& w) const {
         const Offsets unit = place(plan.units, plan.origin, index);
-        const Axis step = plan.units.last(), row = last_of(plan.read.rows);
-        const RowsTile tile{at(op.x, unit.x, op.x_type), size, step.x, row.size, row.x, plan.read.cols.size};
-        if (!gradient.rstd) k.moments_rows[type][op.centered](tile, w.unit);
+        const Axis step = plan.units.last();
+        if (!gradient.rstd) found.joined(unit, size, w, w.unit);
         bool alike = true;
         for (int64_t i = 0; i < size; ++i) {
             Offsets one = unit;
@@ -217,7 +214,7 @@ private:
             alike = alike && *u.fits == *all.fits;
         }
         if (alike)
-            return walk_joined(plan, unit, size, channels,
+            return walk_joined(plan, unit, size,
                                [&](const Piece& p, int64_t c, int64_t step_of_c) { write_piece(p, all, c, step_of_c); });
         for (int64_t i = 0; i < size; ++i) {
             Offsets one = unit;

@@ -26,12 +26,9 @@ public:
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
         tiles.stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
-        if (down) unit_channels = n;
-        if (!down && plan.coefs == Coefs::rows)
-            for (int i = 0; i < plan.write.rows.n; ++i)
-                if (plan.write.rows[i].affine != 0) unit_channels *= plan.write.rows[i].size;
+        unit_channels = plan.channels();
         // Small units are taken many at a time.
-        if (one_row() || are_joined(plan, unit_channels)) {
+        if (one_row() || are_joined(plan)) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
             runs.join((packed ? kPackValues : kItemValues) / plan.count(), threads);
         }
@@ -58,8 +55,7 @@ private:
     bool down, by_batch;
     std::vector<float> narrow;
     int threads;
-    int64_t units, n, values, channels;
-    int64_t unit_channels = 1;
+    int64_t units, n, values, unit_channels, channels;
     Runs runs{1, 1};
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
@@ -187,18 +183,9 @@ private:
         parallel_for(items, threads, body);
     }
 
-    // Moments of a run of small units.
-    void batch_moments(const Offsets& unit, int64_t size, const Workspace& w, Moments out) const {
-        const Axis row = last_of(plan.read.rows);
-        int64_t ld;
-        const void* x = tiles.read(plan.read, {unit, size, plan.read.cols.size, last_of(plan.units)}, w, ld);
-        const RowsTile tile{x, size, ld, row.size, row.x, plan.read.cols.size};
-        k.moments_rows[static_cast<int>(tiles.x_type)][op.centered](tile, out);
-    }
-
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
         const Axis step = last_of(plan.units);
-        batch_moments(unit, size, w, w.unit);
+        found.joined(unit, size, w, w.unit);
         found.finish(unit, w.unit, w, size, step.stat);
         if (!op.y) return;
         const Coefficients c = make_coefficients(w.unit, size, unit.affine, step.affine == 0 ? 0 : 1, size * unit_channels,
@@ -212,7 +199,7 @@ private:
             }
             return;
         }
-        walk_joined(plan, unit, size, unit_channels, [&](const Piece& p, int64_t first, int64_t step_of_channels) {
+        walk_joined(plan, unit, size, [&](const Piece& p, int64_t first, int64_t step_of_channels) {
             tiles.normalize(p, c, first, step_of_channels, w);
         });
     }

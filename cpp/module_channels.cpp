@@ -9,26 +9,55 @@ namespace fusednorm {
 namespace {
 
 // running = (1 - momentum) * running + momentum * batch.
-void update(py::handle running, double* before, const double* batch, int64_t n, double momentum) {
+void update(const py::object& running, double* before, const double* batch, int64_t n, double momentum) {
     for (int64_t i = 0; i < n; ++i) before[i] = (1 - momentum) * before[i] + momentum * batch[i];
     update_channels(running, before, n);
 }
 
+// The arguments of one call, read in the order of their members.
 struct Channeled {
-    py::handle x, running_mean, running_var, weight, bias;
     bool use_batch;  // the statistics of x, not the running ones
     double momentum;
-    py::handle eps, channel_axis, residual, activation, dtype, out, return_stats;
+    py::object x, running_mean, running_var, weight, bias;
+    std::optional<int64_t> num_groups;
+    double eps;
+    int64_t channel_axis;
+    py::object residual;
+    Activation activation;
+    std::optional<Type> dtype;
+    py::handle out;
+    bool return_stats;
+
+    // What is updated is read as the same array: an object may give another one each time that it is asked.
+    static py::object running(const Arguments& check, const char* argument, py::handle object, bool is_updated) {
+        return is_updated ? check.updatable(argument, object) : check.parameter(argument, object);
+    }
+    // Of batch and instance norm.
+    Channeled(const Arguments& check, const py::handle* a)
+        : use_batch(truth(a[5])),
+          momentum(check.real("momentum", a[6])),
+          x(check.array("x", a[0])),
+          running_mean(running(check, "running_mean", a[1], use_batch)),
+          running_var(running(check, "running_var", a[2], use_batch)),
+          weight(check.parameter("weight", a[3])),
+          bias(check.parameter("bias", a[4])),
+          eps(check.eps(a[7])),
+          channel_axis(check.integer("channel_axis", a[8])),
+          residual(check.array("residual", a[9])),
+          activation(check.activation(a[10])),
+          dtype(check.type(a[11])),
+          out(a[12]),
+          return_stats(truth(a[13])) {}
 };
 
-py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& a, py::handle num_groups = {}) {
+py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& a) {
     const Array x = check.input("x", a.x);
-    const Type type = check.result_type(x, a.dtype);
-    const ChannelLayout layout(check, spec, x, a.channel_axis, num_groups);
+    const Type type = result_type(x, a.dtype);
+    const ChannelLayout layout(check, spec, x, a.channel_axis, a.num_groups);
     const int64_t channels = layout.channels, samples = layout.samples, size = x.size();
 
     Operation op;
-    op.eps = check.eps(a.eps);
+    op.eps = a.eps, op.activation = a.activation;
     Doubles parameters(5, channels);
     double *weight = parameters.data(), *bias = weight + channels, *zero = bias + channels;
     double *running_mean = zero + channels, *running_var = running_mean + channels;
@@ -37,34 +66,26 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     op.weight = weight, op.bias = bias;
 
     const bool has_running = !a.running_mean.is_none() || !a.running_var.is_none();
-    // What is updated is read as the same array: an object may give another one each time that it is asked.
-    const auto taken = [&](const char* name, py::handle object) -> py::object {
-        if (!a.use_batch || object.is_none()) return py::reinterpret_borrow<py::object>(object);
-        return check.updatable(name, object);
-    };
-    const py::object mean_target = taken("running_mean", a.running_mean), var_target = taken("running_var", a.running_var);
-    check.channels("running_mean", mean_target, x, layout.axis, 0, running_mean);
-    check.channels("running_var", var_target, x, layout.axis, 1, running_var);
+    check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
+    check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
     if (!a.use_batch)
         for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
             if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
 
-    if (a.use_batch && !num_groups) layout.check_count(check, x);
+    if (a.use_batch && !a.num_groups) layout.check_count(check, x);
     const Array r = check.residual(a.residual, x);
-    op.activation = check.activation(a.activation);
     Result y(check, x, type, a.out, {r}, {});
-    const bool return_stats = truth(a.return_stats);
-    if (size == 0 && !return_stats) return y.finish();
+    if (size == 0 && !a.return_stats) return y.finish();
 
     const Operands arrays{x, y.view, r};
     arrays.describe(op, type);
     op.given = !a.use_batch;
     layout.push_axes(op, arrays);
-    Statistics statistics(a.use_batch && (has_running || return_stats) ? samples * layout.groups : 0);
+    Statistics statistics(a.use_batch && (has_running || a.return_stats) ? samples * layout.groups : 0);
     if (op.given) {
         std::fill_n(zero, channels, 0.0);
         op.moments = {running_mean, zero, running_var};
-    } else if (has_running || return_stats) {
+    } else if (has_running || a.return_stats) {
         op.moments = statistics.moments();
     }
     if (size > 0) run(op, size);
@@ -77,32 +98,33 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
             mean[i % channels] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
             var[i % channels] += op.moments.m2[i] / static_cast<double>(layout.count - 1) / static_cast<double>(samples);
         }
-        if (!mean_target.is_none()) update(mean_target, running_mean, mean, channels, a.momentum);
-        if (!var_target.is_none()) update(var_target, running_var, var, channels, a.momentum);
+        if (!a.running_mean.is_none()) update(a.running_mean, running_mean, mean, channels, a.momentum);
+        if (!a.running_var.is_none()) update(a.running_var, running_var, var, channels, a.momentum);
     }
-    if (!return_stats) return y.finish();
+    if (!a.return_stats) return y.finish();
     return with_statistics(y.finish(), op, type, layout.statistics_shape(), op.given ? 1 : layout.count,
                            op.given ? channels : 0);
 }
 
 py::object batch_norm(const py::handle* a) {
     const Arguments check("batch_norm");
-    return channel_norm(check, kBatch,
-                        {a[0], a[1], a[2], a[3], a[4], truth(a[5]), check.real("momentum", a[6]), a[7], a[8], a[9], a[10],
-                         a[11], a[12], a[13]});
+    return channel_norm(check, kBatch, Channeled(check, a));
 }
 
 py::object instance_norm(const py::handle* a) {
     const Arguments check("instance_norm");
-    return channel_norm(check, kInstance,
-                        {a[0], a[1], a[2], a[3], a[4], truth(a[5]), check.real("momentum", a[6]), a[7], a[8], a[9], a[10],
-                         a[11], a[12], a[13]});
+    return channel_norm(check, kInstance, Channeled(check, a));
 }
 
 py::object group_norm(const py::handle* a) {
+    const Arguments check("group_norm");
     const py::none none;
-    return channel_norm(Arguments("group_norm"), group_spec(1),
-                        {a[0], none, none, a[2], a[3], true, 0, a[4], a[5], a[6], a[7], a[8], a[9], a[10]}, a[1]);
+    const py::bool_ yes(true);
+    const py::float_ zero(0.0);
+    const py::handle all[] = {a[0], none, none, a[2], a[3], yes, zero, a[4], a[5], a[6], a[7], a[8], a[9], a[10]};
+    Channeled channeled(check, all);
+    channeled.num_groups = check.integer("num_groups", a[1]);
+    return channel_norm(check, group_spec(1), channeled);
 }
 
 PyMethodDef functions[] = {

@@ -56,68 +56,86 @@ py::object result_of(const Laid& a, const Array& x, Type type) {
 // ---- statistics that a forward pass gave
 
 struct GivenStatistics {
-    py::array mean, rstd;  // doubles
+    py::object mean, rstd;  // None, or doubles once shape() has seen them
     bool any = false;
+
+    GivenStatistics(const Arguments& check, py::handle stats, bool centered) {
+        if (stats.is_none()) return;
+        if (!py::isinstance<py::tuple>(stats) && !py::isinstance<py::list>(stats))
+            check.type_error("stats", "a tuple (mean, rstd)", text_of(stats));
+        const auto pair = py::reinterpret_borrow<py::sequence>(stats);
+        if (pair.size() != 2) check.value_error("stats", "a tuple (mean, rstd)", std::to_string(pair.size()) + " elements");
+        mean = pair[0], rstd = pair[1];
+        if (centered == mean.is_none())
+            check.type_error("stats", centered ? "an array as mean" : "None as mean", text_of(mean));
+        if (rstd.is_none()) check.type_error("stats", "an array as rstd", "None");
+        mean = check.parameter("stats", mean), rstd = check.parameter("stats", rstd);
+        any = true;
+    }
+    void shape(const Arguments& check, const std::vector<py::ssize_t>& shape) {
+        const int ndim = static_cast<int>(shape.size());
+        if (!any) return;
+        mean = check.values("stats", mean, Type::f64, shape.data(), ndim, 0);
+        rstd = check.values("stats", rstd, Type::f64, shape.data(), ndim, 1);
+    }
 };
 
-GivenStatistics given_statistics(const Arguments& check, py::handle stats, const std::vector<py::ssize_t>& shape,
-                                 bool centered) {
-    GivenStatistics given;
-    if (stats.is_none()) return given;
-    if (!py::isinstance<py::tuple>(stats) && !py::isinstance<py::list>(stats))
-        check.type_error("stats", "a tuple (mean, rstd)", text_of(stats));
-    const auto pair = py::reinterpret_borrow<py::sequence>(stats);
-    if (pair.size() != 2) check.value_error("stats", "a tuple (mean, rstd)", std::to_string(pair.size()) + " elements");
-    const py::object mean = pair[0], rstd = pair[1];
-    if (centered == mean.is_none()) check.type_error("stats", centered ? "an array as mean" : "None as mean", text_of(mean));
-    if (rstd.is_none()) check.type_error("stats", "an array as rstd", "None");
-    const int ndim = static_cast<int>(shape.size());
-    given.mean = check.values("stats", mean, Type::f64, shape.data(), ndim, 0);
-    given.rstd = check.values("stats", rstd, Type::f64, shape.data(), ndim, 1);
-    given.any = true;
-    return given;
-}
-
 void run(GradientOperation& op, int64_t values, const GivenStatistics& given) {
-    if (given.any)
-        op.mean = static_cast<const double*>(given.mean.data()), op.rstd = static_cast<const double*>(given.rstd.data());
+    const auto doubles = [](const py::array& a) { return static_cast<const double*>(a.data()); };
+    if (given.any) op.mean = doubles(given.mean), op.rstd = doubles(given.rstd);
     without_gil(values, [&] { backward(op); });
 }
 
 // ---- batch, instance and group
 
+// The arguments of one call, read in the order of their members.
 struct Channeled {
-    py::handle grad, x, running_mean, running_var, weight;
+    py::object grad, x, running_mean, running_var, weight;
     bool use_batch;
-    py::handle eps, channel_axis, stats;
+    std::optional<int64_t> num_groups;
+    double eps;
+    int64_t channel_axis;
+    GivenStatistics stats;
+
+    // Of batch and instance norm.
+    Channeled(const Arguments& check, const py::handle* a)
+        : grad(check.array("grad", a[0])),
+          x(check.array("x", a[1])),
+          running_mean(check.parameter("running_mean", a[2])),
+          running_var(check.parameter("running_var", a[3])),
+          weight(check.parameter("weight", a[4])),
+          use_batch(truth(a[5])),
+          eps(check.eps(a[6])),
+          channel_axis(check.integer("channel_axis", a[7])),
+          stats(check, a[8], true) {}
 };
 
-py::object channel_gradients(const Arguments& check, const NormSpec& spec, const Channeled& a, py::handle num_groups = {}) {
+py::object channel_gradients(const Arguments& check, const NormSpec& spec, Channeled a) {
     const Array x = check.input("x", a.x);
     const Array grad = check.shaped_like("grad", a.grad, x);
-    const ChannelLayout layout(check, spec, x, a.channel_axis, num_groups);
+    const ChannelLayout layout(check, spec, x, a.channel_axis, a.num_groups);
     const int64_t channels = layout.channels, stats = layout.samples * layout.groups;
     GradientOperation op;
-    op.of.eps = check.eps(a.eps);
+    op.of.eps = a.eps;
     Doubles parameters(5, channels);
     double *weight = parameters.data(), *running_mean = weight + channels, *running_var = running_mean + channels;
     op.grad_weight = running_var + channels, op.grad_bias = op.grad_weight + channels;
-    const Type type = check.parameter_type("weight", a.weight, x.type);
+    const Type type = gradient_type(a.weight, x.type);
     op.exact = type == Type::f64;
     check.channels("weight", a.weight, x, layout.axis, 1, weight);
     check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
     check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
-    const GivenStatistics given = given_statistics(check, a.stats, layout.statistics_shape(), true);
+    a.stats.shape(check, layout.statistics_shape());
     op.constant = !a.use_batch;
     for (const auto& [name, object] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
-        if (op.constant && !given.any && object.is_none())
+        if (op.constant && !a.stats.any && object.is_none())
             check.value_error(name, "an array when the batch's statistics are not used", "None");
-    if (a.use_batch && !num_groups) layout.check_count(check, x);
+    if (a.use_batch && !a.num_groups) layout.check_count(check, x);
 
     op.of.weight = weight;
     std::fill_n(op.grad_weight, 2 * channels, 0.0);
     std::vector<double> running;
-    if (op.constant && !given.any) {
+    if (op.constant && !a.stats.any) {
         running.resize(static_cast<size_t>(2 * stats));
         for (size_t i = 0, n = static_cast<size_t>(stats); i < n; ++i) {
             running[i] = running_mean[i % static_cast<size_t>(channels)];
@@ -126,44 +144,63 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, const
         op.mean = running.data(), op.rstd = running.data() + stats;
     }
     const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { layout.push_axes(to, from); });
-    if (x.size() > 0) run(op, x.size(), given);
-    return py::make_tuple(result_of(arrays, x, check.result_type(x, py::none())), rounded(op.grad_weight, type, {channels}),
+    if (x.size() > 0) run(op, x.size(), a.stats);
+    return py::make_tuple(result_of(arrays, x, result_type(x, {})), rounded(op.grad_weight, type, {channels}),
                           rounded(op.grad_bias, type, {channels}));
 }
 
 py::object batch_norm_backward(const py::handle* a) {
-    return channel_gradients(Arguments("batch_norm_backward"), kBatch,
-                             {a[0], a[1], a[2], a[3], a[4], truth(a[5]), a[6], a[7], a[8]});
+    const Arguments check("batch_norm_backward");
+    return channel_gradients(check, kBatch, Channeled(check, a));
 }
 
 py::object instance_norm_backward(const py::handle* a) {
-    return channel_gradients(Arguments("instance_norm_backward"), kInstance,
-                             {a[0], a[1], a[2], a[3], a[4], truth(a[5]), a[6], a[7], a[8]});
+    const Arguments check("instance_norm_backward");
+    return channel_gradients(check, kInstance, Channeled(check, a));
 }
 
 py::object group_norm_backward(const py::handle* a) {
+    const Arguments check("group_norm_backward");
     const py::none none;
-    return channel_gradients(Arguments("group_norm_backward"), group_spec(1),
-                             {a[0], a[1], none, none, a[3], true, a[4], a[5], a[6]}, a[2]);
+    const py::bool_ yes(true);
+    const py::handle all[] = {a[0], a[1], none, none, a[3], yes, a[4], a[5], a[6]};
+    Channeled channeled(check, all);
+    channeled.num_groups = check.integer("num_groups", a[2]);
+    return channel_gradients(check, group_spec(1), std::move(channeled));
 }
 
 // ---- layer and rms
 
 struct Rowwise {
-    py::handle grad, x, normalized_shape, weight, eps, stats;
+    py::object grad, x;
+    NormalizedShape normalized_shape;
+    py::object weight;
+    std::optional<double> eps;
+    GivenStatistics stats;
+
+    Rowwise(const Arguments& check, const NormSpec& spec, const py::handle* a)
+        : grad(check.array("grad", a[0])),
+          x(check.array("x", a[1])),
+          normalized_shape(check, a[2]),
+          weight(check.parameter("weight", a[3])),
+          stats(check, a[5], spec.centered) {
+        if (!a[4].is_none() || spec.centered) eps = check.eps(a[4]);
+    }
 };
 
-py::tuple row_gradients(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
+py::tuple row_gradients(const char* function, const NormSpec& spec, const py::handle* arguments) {
+    const Arguments check(function);
+    Rowwise a(check, spec, arguments);
     const Array x = check.input("x", a.x);
     const Array grad = check.shaped_like("grad", a.grad, x);
-    const int dims = trailing(check, a.normalized_shape, x), first = x.ndim - dims;
-    const Type result = check.result_type(x, py::none()), type = check.parameter_type("weight", a.weight, x.type);
+    const int dims = a.normalized_shape.count(check, x), first = x.ndim - dims;
+    const Type result = result_type(x, {}), type = gradient_type(a.weight, x.type);
     GradientOperation op;
     op.exact = type == Type::f64;
     op.of.centered = spec.centered, op.of.rows_only = spec.rows_only;
-    op.of.eps = row_eps(check, spec, a.eps, result);
+    op.of.eps = a.eps.value_or(smallest_step(result));
     const py::array weight = check.values("weight", a.weight, Type::f64, x.shape + first, dims, 1);
-    const GivenStatistics given = given_statistics(check, a.stats, {x.shape, x.shape + first}, spec.centered);
+    a.stats.shape(check, {x.shape, x.shape + first});
     const std::vector<py::ssize_t> shape(x.shape + first, x.shape + x.ndim);
     const int64_t channels = product(x.shape, first, x.ndim);
     Doubles gradients(2, channels);
@@ -171,17 +208,15 @@ py::tuple row_gradients(const Arguments& check, const NormSpec& spec, const Roww
     op.grad_weight = gradients.data(), op.grad_bias = op.grad_weight + channels;
     std::fill_n(op.grad_weight, 2 * channels, 0.0);
     const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { push_row_axes(to, from, dims); });
-    if (x.size() > 0) run(op, x.size(), given);
+    if (x.size() > 0) run(op, x.size(), a.stats);
     return py::make_tuple(result_of(arrays, x, result), rounded(op.grad_weight, type, shape),
                           rounded(op.grad_bias, type, shape));
 }
 
-py::object layer_norm_backward(const py::handle* a) {
-    return row_gradients(Arguments("layer_norm_backward"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5]});
-}
+py::object layer_norm_backward(const py::handle* a) { return row_gradients("layer_norm_backward", kLayer, a); }
 
 py::object rms_norm_backward(const py::handle* a) {
-    const py::tuple all = row_gradients(Arguments("rms_norm_backward"), kRms, {a[0], a[1], a[2], a[3], a[4], a[5]});
+    const py::tuple all = row_gradients("rms_norm_backward", kRms, a);
     return py::make_tuple(all[0], all[1]);
 }
 

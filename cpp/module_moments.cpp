@@ -12,10 +12,16 @@ namespace {
 
 // ---- moments
 
-std::vector<bool> reduced_axes(const Arguments& check, py::handle axis, int ndim) {
-    std::vector<bool> reduced(static_cast<size_t>(ndim), axis.is_none());
-    if (axis.is_none()) return reduced;
-    for (const int64_t one : check.integers("axis", axis)) {
+using AxesGiven = std::optional<std::vector<int64_t>>;  // none for None
+
+AxesGiven axes_given(const Arguments& check, const char* argument, py::handle axis) {
+    return axis.is_none() ? AxesGiven{} : check.integers(argument, axis);
+}
+
+std::vector<bool> reduced_axes(const Arguments& check, const AxesGiven& given, py::handle axis, int ndim) {
+    std::vector<bool> reduced(static_cast<size_t>(ndim), !given);
+    if (!given) return reduced;
+    for (const int64_t one : *given) {
         const auto i = static_cast<size_t>(check.axis("axis", one, ndim));
         if (reduced[i]) check.value_error("axis", "each axis once", text_of(axis));
         reduced[i] = true;
@@ -38,15 +44,17 @@ Operation pooling(const Operands& arrays, const std::vector<bool>& reduced, int6
 
 py::object moments(const py::handle* a) {
     const Arguments check("moments");
-    const Array x = check.input("x", a[0]);
-    const std::vector<bool> reduced = reduced_axes(check, a[1], x.ndim);
+    const py::object array = check.array("x", a[0]);
+    const AxesGiven axes = axes_given(check, "axis", a[1]);
     const double ddof = check.real("ddof", a[2]);
     if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
     const bool keepdims = truth(a[3]);
-    const Type asked = check.result_type(x, a[4]);
-    // Half precision would lose what the sums have: it is given where it is asked for.
-    const Type type = a[4].is_none() && asked != Type::f64 ? Type::f32 : asked;
+    const std::optional<Type> asked = check.type(a[4]);
 
+    const Array x = check.input("x", array);
+    const std::vector<bool> reduced = reduced_axes(check, axes, a[1], x.ndim);
+    // Half precision would lose what the sums have: it is given where it is asked for.
+    const Type type = asked.value_or(result_type(x, {}) == Type::f64 ? Type::f64 : Type::f32);
     const Operands arrays{x, {}, {}};
     int64_t stats, count;
     Operation op = pooling(arrays, reduced, stats, count);
@@ -75,11 +83,12 @@ py::object moments(const py::handle* a) {
 py::object pooled(const py::handle* a) {
     const std::string function = py::str(a[0]), argument = py::str(a[1]);
     const Arguments check(function.c_str());
-    const Array x = check.input(argument.c_str(), a[2]);
+    const py::object array = check.array(argument.c_str(), a[2]);
+    const AxesGiven kept_axes = axes_given(check, "channel_axis", a[3]);
+    const Array x = check.input(argument.c_str(), array);
     std::vector<bool> reduced(static_cast<size_t>(x.ndim), true);
-    if (!a[3].is_none())
-        for (const int64_t one : check.integers("channel_axis", a[3]))
-            reduced[static_cast<size_t>(check.axis("channel_axis", one, x.ndim))] = false;
+    if (kept_axes)
+        for (const int64_t one : *kept_axes) reduced[static_cast<size_t>(check.axis("channel_axis", one, x.ndim))] = false;
     const Operands arrays{x, {}, {}};
     int64_t stats, count;
     Operation op = pooling(arrays, reduced, stats, count);

@@ -5,8 +5,32 @@
 namespace fusednorm {
 namespace {
 
+// The arguments of one call, read in the order of their members.
 struct Rowwise {
-    py::handle x, normalized_shape, weight, bias, eps, residual, activation, dtype, out, return_stats;
+    py::object x, residual;
+    NormalizedShape normalized_shape;
+    py::object weight, bias;
+    std::optional<double> eps;  // none: what the dtype says
+    py::handle out;
+    Activation activation = Activation::none;
+    std::optional<Type> dtype;
+    bool return_stats = false;
+
+    Rowwise(const Arguments& check, const NormSpec& spec, py::handle x_, py::handle residual_, py::handle shape,
+            py::handle weight_, py::handle bias_, py::handle eps_, py::handle out_)
+        : x(check.array("x", x_)),
+          residual(check.array("residual", residual_)),
+          normalized_shape(check, shape),
+          weight(check.parameter("weight", weight_)),
+          bias(check.parameter("bias", bias_)),
+          out(out_) {
+        if (!eps_.is_none() || spec.centered) eps = check.eps(eps_);
+    }
+    void read_rest(const Arguments& check, py::handle activation_, py::handle dtype_, py::handle return_stats_) {
+        activation = check.activation(activation_);
+        dtype = check.type(dtype_);
+        return_stats = truth(return_stats_);
+    }
 };
 
 // The parameters of a row: kept alive while the operation runs.
@@ -17,9 +41,9 @@ struct RowParameters {
 
 RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const Rowwise& a, const Array& x, Type type,
                             bool is_in_float, Operation& op) {
-    const int n = trailing(check, a.normalized_shape, x), first = x.ndim - n;
+    const int n = a.normalized_shape.count(check, x), first = x.ndim - n;
     op.centered = spec.centered, op.rows_only = spec.rows_only;
-    op.eps = row_eps(check, spec, a.eps, type);
+    op.eps = a.eps.value_or(smallest_step(type));
     const Type weights = weight_type(is_in_float);
     RowParameters p{n, check.values("weight", a.weight, weights, x.shape + first, n, 1),
                     check.values("bias", a.bias, weights, x.shape + first, n, 0)};
@@ -29,23 +53,22 @@ RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const 
 
 py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
     const Array x = check.input("x", a.x);
-    const Type type = check.result_type(x, a.dtype);
+    const Type type = result_type(x, a.dtype);
     const Array r = check.residual(a.residual, x);
     Operation op;
-    op.activation = check.activation(a.activation);
+    op.activation = a.activation;
     const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
     const RowParameters p = describe_rows(check, spec, a, x, type, is_in_float, op);
     Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
-    const bool return_stats = truth(a.return_stats);
     const int leading = x.ndim - p.dims;
     const int64_t rows = product(x.shape, 0, leading), cols = product(x.shape, leading, x.ndim);
     const Operands arrays{x, y.view, r};
     arrays.describe(op, type);
     push_row_axes(op, arrays, p.dims);
-    Statistics statistics(return_stats ? rows : 0);
-    if (return_stats) op.moments = statistics.moments();
+    Statistics statistics(a.return_stats ? rows : 0);
+    if (a.return_stats) op.moments = statistics.moments();
     if (x.size() > 0) run(op, x.size());
-    if (!return_stats) return y.finish();
+    if (!a.return_stats) return y.finish();
     return with_statistics(y.finish(), op, type, {x.shape, x.shape + leading}, cols, 0);
 }
 
@@ -60,14 +83,13 @@ Array laid_like(const Array& r, const Array& x) {
 
 py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
     const Array given = check.input("x", a.x);
-    const Type type = check.result_type(given, py::none());
-    if (a.residual.is_none()) check.type_error("residual", "an array", "None");
-    const Array r = check.residual(a.residual, given);
+    const Type type = result_type(given, {});
+    const Array r = check.shaped_like("residual", a.residual, given);
     Operation op;
     const RowParameters p = describe_rows(check, spec, a, given, type, in_float(type, type, false), op);
     const bool pair = py::isinstance<py::tuple>(a.out);
-    if (pair && py::len(a.out) != 2) check.value_error("out", "an array, or a tuple of two", text_of(a.out));
     const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
+    if (outs.size() != 2) check.value_error("out", "an array, or a tuple of two", text_of(a.out));
     Result y(check, given, type, outs[0], {r}, {p.weight, p.bias});
     Result sum(check, given, type, outs[1], {r}, {p.weight, p.bias});
     if (share_memory(y.place(), sum.place())) check.value_error("out", "two arrays that share no memory", "two that do");
@@ -87,21 +109,27 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
 }
 
 py::object add_layer_norm(const py::handle* a) {
-    const py::none none;
-    return add_norm(Arguments("add_layer_norm"), kLayer, {a[0], a[2], a[3], a[4], a[5], a[1], none, none, a[6], none});
+    const Arguments check("add_layer_norm");
+    return add_norm(check, kLayer, {check, kLayer, a[0], a[1], a[2], a[3], a[4], a[5], a[6]});
 }
 
 py::object add_rms_norm(const py::handle* a) {
-    const py::none none;
-    return add_norm(Arguments("add_rms_norm"), kRms, {a[0], a[2], a[3], none, a[4], a[1], none, none, a[5], none});
+    const Arguments check("add_rms_norm");
+    return add_norm(check, kRms, {check, kRms, a[0], a[1], a[2], a[3], py::none(), a[4], a[5]});
 }
 
 py::object layer_norm(const py::handle* a) {
-    return row_norm(Arguments("layer_norm"), kLayer, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]});
+    const Arguments check("layer_norm");
+    Rowwise given(check, kLayer, a[0], a[5], a[1], a[2], a[3], a[4], a[8]);
+    given.read_rest(check, a[6], a[7], a[9]);
+    return row_norm(check, kLayer, given);
 }
 
 py::object rms_norm(const py::handle* a) {
-    return row_norm(Arguments("rms_norm"), kRms, {a[0], a[1], a[2], py::none(), a[3], a[4], a[5], a[6], a[7], a[8]});
+    const Arguments check("rms_norm");
+    Rowwise given(check, kRms, a[0], a[4], a[1], a[2], py::none(), a[3], a[7]);
+    given.read_rest(check, a[5], a[6], a[8]);
+    return row_norm(check, kRms, given);
 }
 
 PyMethodDef functions[] = {

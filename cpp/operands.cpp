@@ -12,16 +12,16 @@ int64_t product(const py::ssize_t* shape, int begin, int end) {
     return n;
 }
 
-ChannelLayout::ChannelLayout(const Arguments& check, const NormSpec& spec, const Array& x, py::handle channel_axis,
-                             py::handle num_groups)
+ChannelLayout::ChannelLayout(const Arguments& check, const NormSpec& spec, const Array& x, int64_t channel_axis,
+                             std::optional<int64_t> num_groups)
     : per(1), pool_outer(spec.pool_outer) {
     if (x.ndim == 0 || (spec.pool_outer && x.ndim == 1))
         check.value_error("x", spec.pool_outer ? "at least 2 dimensions" : "at least 1 dimension",
                           "shape " + text_of(x.shape, x.ndim));
-    axis = check.axis("channel_axis", check.integer("channel_axis", channel_axis), x.ndim);
+    axis = check.axis("channel_axis", channel_axis, x.ndim);
     channels = x.shape[axis];
     if (num_groups) {
-        const int64_t n = check.integer("num_groups", num_groups);
+        const int64_t n = *num_groups;
         if (n < 1 || channels % n != 0)
             check.value_error("num_groups", "a positive divisor of the " + std::to_string(channels) + " channels",
                               std::to_string(n));
@@ -58,19 +58,17 @@ void ChannelLayout::push_axes(Operation& op, const Operands& arrays) const {
     }
 }
 
-int trailing(const Arguments& check, py::handle normalized_shape, const Array& x) {
-    const std::vector<int64_t> sizes = check.integers("normalized_shape", normalized_shape);
+int NormalizedShape::count(const Arguments& check, const Array& x) const {
     const int n = static_cast<int>(sizes.size());
-    if (n == 0) check.value_error("normalized_shape", "at least one dimension", text_of(normalized_shape));
+    if (n == 0) check.value_error("normalized_shape", "at least one dimension", text_of(given));
     if (n > x.ndim || !std::equal(sizes.begin(), sizes.end(), x.shape + x.ndim - n))
         check.value_error("normalized_shape", "the last dimensions of x, whose shape is " + text_of(x.shape, x.ndim),
-                          text_of(normalized_shape));
+                          text_of(given));
     return n;
 }
 
-double row_eps(const Arguments& check, const NormSpec& spec, py::handle eps, Type type) {
-    if (!eps.is_none() || spec.centered) return check.eps(eps);
-    return type == Type::f64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+double smallest_step(Type result) {
+    return result == Type::f64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
 }
 
 void push_row_axes(Operation& op, const Operands& arrays, int dims) {

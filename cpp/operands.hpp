@@ -46,8 +46,9 @@ struct ChannelLayout {
     int64_t count;  // values that share a statistic
     bool pool_outer;
 
-    // num_groups: null where a channel is a group.
-    ChannelLayout(const Arguments& check, const NormSpec& spec, const Array& x, py::handle channel_axis, py::handle num_groups);
+    // num_groups: none where a channel is a group.
+    ChannelLayout(const Arguments& check, const NormSpec& spec, const Array& x, int64_t channel_axis,
+                  std::optional<int64_t> num_groups);
     // Refuses a single value per statistic.
     void check_count(const Arguments& check, const Array& x) const;
     // (C,), (N, C) or (N, G); without N for one sample.
@@ -55,10 +56,18 @@ struct ChannelLayout {
     void push_axes(Operation& op, const Operands& arrays) const;
 };
 
-// Layer and rms: how many trailing dimensions normalized_shape names.
-int trailing(const Arguments& check, py::handle normalized_shape, const Array& x);
-// type: of the result.
-double row_eps(const Arguments& check, const NormSpec& spec, py::handle eps, Type type);
+// Layer and rms: the trailing dimensions that are pooled, as read and as the user wrote them.
+struct NormalizedShape {
+    std::vector<int64_t> sizes;
+    py::handle given;
+
+    NormalizedShape(const Arguments& check, py::handle object)
+        : sizes(check.integers("normalized_shape", object)), given(object) {}
+    // How many they are: x must end with them.
+    int count(const Arguments& check, const Array& x) const;
+};
+// Of rms norm's eps=None.
+double smallest_step(Type result);
 void push_row_axes(Operation& op, const Operands& arrays, int dims);
 
 }  // namespace fusednorm

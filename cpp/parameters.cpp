@@ -5,28 +5,35 @@
 
 namespace fusednorm {
 
-py::array Arguments::floats(const char* argument, py::handle object) const {
-    py::array a = convert(argument, object);
-    // A list of Python integers has no dtype of its own.
-    const bool is_list = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object);
+namespace {
+
+bool is_list(py::handle object) { return py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object); }
+
+}  // namespace
+
+py::object Arguments::parameter(const char* argument, py::handle object) const {
+    if (object.is_none()) return py::none();
+    const py::array a = array(argument, object);
     const char kind = a.dtype().kind();
     Type type = Type::boolean;
-    const bool floats = kind == 'f' || (type_of(a.dtype(), type) && is_float(type));
-    if (!floats && !(is_list && (kind == 'i' || kind == 'u')))
-        type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(a.dtype())));
-    return a;
+    if (kind == 'f' || (type_of(a.dtype(), type) && is_float(type))) return a;
+    // A list of Python integers has no dtype of its own.
+    if (is_list(object) && (kind == 'i' || kind == 'u')) return a.attr("astype")("f8");
+    type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(a.dtype())));
 }
 
-Type Arguments::parameter_type(const char* argument, py::handle object, Type x) const {
+Type gradient_type(const py::object& parameter, Type x) {
     Type type = Type::f64;
-    if (object.is_none()) return is_float(x) && x != Type::f64 ? Type::f32 : Type::f64;
-    return type_of(floats(argument, object).dtype(), type) && is_float(type) ? type : Type::f64;
+    if (parameter.is_none()) return is_float(x) && x != Type::f64 ? Type::f32 : Type::f64;
+    const py::array a = parameter;
+    return type_of(a.dtype(), type) ? type : Type::f64;
 }
 
-py::array Arguments::updatable(const char* argument, py::handle object) const {
-    if (py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object) || PyNumber_Check(object.ptr()) == 0)
-        if (!py::isinstance<py::array>(object)) type_error(argument, "an array that can be updated in place", text_of(object));
-    py::array a = floats(argument, object);
+py::object Arguments::updatable(const char* argument, py::handle object) const {
+    if (object.is_none()) return py::none();
+    if ((is_list(object) || PyNumber_Check(object.ptr()) == 0) && !py::isinstance<py::array>(object))
+        type_error(argument, "an array that can be updated in place", text_of(object));
+    py::array a = parameter(argument, object);
     if (!(a.flags() & kWriteable)) value_error(argument, "an array that can be updated in place", "a read-only one");
     for (py::ssize_t i = 0; i < a.ndim(); ++i)
         if (a.shape(i) > 1 && a.strides(i) == 0)
@@ -78,14 +85,14 @@ py::array dense(const py::array& a, Type type) {
 
 }  // namespace
 
-void Arguments::channels(const char* argument, py::handle object, const Array& x, int channel_axis, double none,
+void Arguments::channels(const char* argument, const py::object& parameter, const Array& x, int channel_axis, double none,
                          double* to) const {
     const int64_t n = x.shape[channel_axis];
-    if (object.is_none()) {
+    if (parameter.is_none()) {
         std::fill_n(to, n, none);
         return;
     }
-    py::array a = floats(argument, object);
+    py::array a = parameter;
     const int ndim = static_cast<int>(a.ndim());
     // (C,), or aligned from the right with x as NumPy broadcasts, every other axis 1.
     const int along = ndim == 1 ? 0 : channel_axis - x.ndim + ndim;
@@ -106,8 +113,8 @@ void Arguments::channels(const char* argument, py::handle object, const Array& x
     }
 }
 
-void update_channels(py::handle target, const double* values, int64_t n) {
-    const py::array a = py::reinterpret_borrow<py::array>(target);
+void update_channels(const py::object& target, const double* values, int64_t n) {
+    const py::array a = target;
     Type type;
     if (!is_plain_float(a, type)) {
         const QuietCasts quiet;
@@ -126,9 +133,9 @@ void update_channels(py::handle target, const double* values, int64_t n) {
     }
 }
 
-py::array Arguments::values(const char* argument, py::handle object, Type type, const py::ssize_t* shape, int ndim,
+py::array Arguments::values(const char* argument, const py::object& parameter, Type type, const py::ssize_t* shape, int ndim,
                             double none) const {
-    if (object.is_none()) {
+    if (parameter.is_none()) {
         std::vector<py::ssize_t> strides(static_cast<size_t>(ndim));
         int64_t item = size_of(type);
         for (int i = ndim - 1; i >= 0; --i) strides[static_cast<size_t>(i)] = item, item *= std::max<py::ssize_t>(1, shape[i]);
@@ -137,7 +144,7 @@ py::array Arguments::values(const char* argument, py::handle object, Type type, 
         if (type == Type::f64) std::fill_n(static_cast<double*>(a.mutable_data()), a.size(), none);
         return a;
     }
-    const py::array a = floats(argument, object);
+    const py::array a = parameter;
     const int extra = static_cast<int>(a.ndim()) - ndim;
     bool fits = extra >= 0;
     for (int i = 0; fits && i < a.ndim(); ++i) fits = a.shape(i) == (i < extra ? 1 : shape[i - extra]);

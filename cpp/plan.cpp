@@ -189,11 +189,19 @@ void number_statistics(Axes& axes) {
     }
 }
 
-bool are_joined(const Plan& plan, int64_t channels) {
+int64_t Plan::channels() const {
+    if (direction == Direction::down) return write.cols.size;
+    int64_t n = 1;
+    for (int i = 0; coefs == Coefs::rows && i < write.rows.n; ++i)
+        if (write.rows[i].affine != 0) n *= write.rows[i].size;
+    return n;
+}
+
+bool are_joined(const Plan& plan) {
     const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1 && !t.pack_x && !t.pack_y; };
     if (plan.direction == Direction::down || plan.units.n == 0 || !is_one_tile(plan.read) || !is_one_tile(plan.write))
         return false;
-    const int64_t step = plan.units.last().affine;
+    const int64_t step = plan.units.last().affine, channels = plan.channels();
     return step == channels || (step == 0 && channels == 1);
 }
 

@@ -35,6 +35,8 @@ struct Plan {
 
     int64_t segments() const { return (read.pieces() + segment - 1) / segment; }
     int64_t stats() const { return direction == Direction::down ? read.cols.size / per : 1; }  // of one unit
+    // Of one unit, with weights of their own: its columns, or those that its rows are of.
+    int64_t channels() const;
     int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
 };
 
@@ -56,20 +58,21 @@ struct Piece {
 Plan make_plan(const Operation& op);
 
 // Whether a run of units along their last axis may be taken at once: each is one tile, and where it has channels of its own,
-// so many, those of the run lie next to each other.
-bool are_joined(const Plan& plan, int64_t channels);
+// those of the run lie next to each other.
+bool are_joined(const Plan& plan);
 inline Axis last_of(const Axes& axes) { return axes.n > 0 ? axes.last() : kNoAxis; }
 
 // The rows of a run of units as tiles, each of one unit's rows or of one row of all units, whichever are fewer:
 // visit(the tile, its first row's channel, the step of the channels from row to row).
 template <class Visit>
-void walk_joined(const Plan& plan, const Offsets& unit, int64_t units, int64_t channels, Visit visit) {
+void walk_joined(const Plan& plan, const Offsets& unit, int64_t units, Visit visit) {
     struct Step {
         Axis axis;
         int64_t size, channels;
     };
     const Axis row = last_of(plan.write.rows);
-    const Step rows{row, row.size, plan.coefs == Coefs::rows ? row.affine : 0}, run{last_of(plan.units), units, channels};
+    const Step rows{row, row.size, plan.coefs == Coefs::rows ? row.affine : 0},
+        run{last_of(plan.units), units, plan.channels()};
     const Step &outer = rows.size > run.size ? run : rows, &inner = rows.size > run.size ? rows : run;
     for (int64_t i = 0; i < outer.size; ++i) {
         Offsets at = unit;

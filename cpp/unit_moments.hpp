@@ -76,6 +76,14 @@ public:
         });
     }
 
+    // Of a run of small units, each of one tile.
+    void joined(const Offsets& first, int64_t units, const Workspace& w, Moments out) const {
+        const Axis row = last_of(plan.read.rows);
+        int64_t ld;
+        const void* x = tiles.read(plan.read, {first, units, plan.read.cols.size, last_of(plan.units)}, w, ld);
+        k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, units, ld, row.size, row.x, plan.read.cols.size}, out);
+    }
+
     // Columns become the statistics that they share, and go where the caller keeps them, `step` apart.
     Moments finish(const Offsets& unit, Moments columns, const Workspace& w, int64_t stats, int64_t step) const {
         Moments result = columns;

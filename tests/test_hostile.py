@@ -1,6 +1,7 @@
 """Arguments that lie, arrays larger than any memory, subclasses: an error or the right result, and no memory but their own."""
 
 import os
+import re
 
 import cases
 import fusednorm as fn
@@ -227,3 +228,69 @@ def test_text_is_no_sequence_of_integers(text):
         fn.moments(np.ones((2, 3)), text)
     with pytest.raises(TypeError, match="normalized_shape: expected an integer or a sequence of integers"):
         fn.layer_norm(np.ones((2, 1)), text)
+
+
+class Resizing:
+    """Takes the memory of other arguments away when it is asked for what it is."""
+
+    def __init__(self, *arrays):
+        self.arrays = arrays
+
+    def resize(self):
+        for array in self.arrays:
+            array.resize((1, 1), refcheck=False)
+
+    def __array__(self, dtype=None, copy=None):
+        self.resize()
+        return np.ones((512, 4096), "f4")
+
+    def __float__(self):
+        self.resize()
+        return 0.5
+
+    def __index__(self):
+        self.resize()
+        return 1
+
+    def __bool__(self):
+        self.resize()
+        return True
+
+    @property
+    def dtype(self):
+        self.resize()
+        return np.dtype("f4")
+
+
+BY_CHANNEL = ("weight", "eps", "channel_axis", "residual", "dtype", "return_stats")
+TRAINED = ("momentum", "running_mean", "bias", *BY_CHANNEL)
+SHRINKING = {
+    fn.batch_norm: ("training", *TRAINED),
+    fn.instance_norm: ("use_input_stats", *TRAINED),
+    fn.group_norm: ("num_groups", *BY_CHANNEL),
+    fn.layer_norm: ("normalized_shape", "weight", "bias", "eps", "residual", "dtype", "return_stats"),
+    fn.add_layer_norm: ("residual", "normalized_shape", "weight", "bias", "eps"),
+    fn.moments: ("axis", "ddof", "keepdims", "dtype"),
+    fn.batch_norm_backward: ("grad", "running_mean", "weight", "training", "eps", "channel_axis"),
+    fn.group_norm_backward: ("grad", "num_groups", "weight", "eps", "channel_axis"),
+    fn.layer_norm_backward: ("grad", "normalized_shape", "weight", "eps"),
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(f, name) for f, names in SHRINKING.items() for name in names], ids=lambda a: getattr(a, "__name__", a)
+)
+def test_arguments_that_take_away_the_memory_of_others(function, name):
+    """They are asked first: what is left is an error, or one value's result."""
+    x, out, other = (np.ones((512, 4096), "f4") for _ in range(3))
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    arguments = {"training": True, "num_groups": 1, "normalized_shape": 4096, "grad": other, "residual": other, "out": out}
+    arguments = {key: value for key, value in arguments.items() if key in known} | {name: Resizing(x, out, other)}
+    try:
+        result = function(x, **arguments) if code.co_posonlyargcount else function(x=x, **arguments)
+    except ValueError as error:
+        assert re.search("expected .*, got", str(error))
+    else:
+        assert (result[0] if isinstance(result, tuple) else result).size == 1
+    assert x.shape == out.shape == other.shape == (1, 1)
