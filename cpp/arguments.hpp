@@ -44,9 +44,9 @@ public:
 
     // What numpy.asarray makes of it; None stays.
     py::object array(const char* argument, py::handle object) const;
-    // An array of a float dtype; None stays.
+    // The same; integers in a list, which has no dtype of its own, count as float64.
     py::object parameter(const char* argument, py::handle object) const;
-    // The same for what training updates: an ndarray (or what shares one's memory) that can be written.
+    // The same of what training updates: an ndarray, or what shares one's memory.
     py::object updatable(const char* argument, py::handle object) const;
     // A float type, or none for None.
     std::optional<Type> type(py::handle dtype) const;
@@ -64,6 +64,10 @@ public:
     Array shaped_like(const char* argument, const py::object& array, const Array& x) const;
     Array residual(const py::object& array, const Array& x) const;
     int axis(const char* argument, int64_t value, int ndim) const;  // counted from the front
+    // Whether a parameter, of a float dtype, is of float32 or float64 and can be read as it lies.
+    bool is_plain(const char* argument, const py::array& parameter, Type& type) const;
+    // What training updates can be written; or it is None.
+    void check_writable(const char* argument, const py::object& parameter) const;
     // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.
     void channels(const char* argument, const py::object& parameter, const Array& x, int channel_axis, double none,
                   double* to) const;

@@ -19,7 +19,7 @@ struct Array {
     const py::ssize_t *shape = nullptr, *strides = nullptr;  // strides in bytes
 
     int64_t size() const;
-    int64_t step(int axis) const { return strides[axis] / size_of(type); }  // elements
+    int64_t step(int axis) const { return strides[axis] >> shift_of(type); }  // elements
     // The bytes that the array's elements lie in: [first, last).
     void extent(const char*& first, const char*& last) const;
 };

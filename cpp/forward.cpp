@@ -119,7 +119,7 @@ private:
         static const double one = 1, zero = 0;
         const bool own_weights = plan.coefs == Coefs::both;
         Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !tiles.single};
-        CoefficientsJob job{stats, count,    op.eps,  n_stats, count_of_channels / n_stats, &one, &zero,
+        CoefficientsJob job{stats, count,    op.eps,  n_stats, divided(count_of_channels, n_stats), &one, &zero,
                             0,     c.center, c.scale, c.shift};
         if (!own_weights) {
             job.weight = static_cast<const double*>(op.weight) + affine;
@@ -178,7 +178,8 @@ private:
         const int64_t items = std::clamp<int64_t>(values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
         Memory each = make_memory(threads, false);
         auto body = [&](int64_t item, int slot) {
-            normalize_pieces(plan.origin, c, pieces * item / items, pieces * (item + 1) / items, workspace(each, slot));
+            normalize_pieces(plan.origin, c, divided(pieces * item, items), divided(pieces * (item + 1), items),
+                             workspace(each, slot));
         };
         parallel_for(items, threads, body);
     }

@@ -68,10 +68,13 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     const bool has_running = !a.running_mean.is_none() || !a.running_var.is_none();
     check.channels("running_mean", a.running_mean, x, layout.axis, 0, running_mean);
     check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
-    if (!a.use_batch)
+    if (a.use_batch) {
+        check.check_writable("running_mean", a.running_mean);
+        check.check_writable("running_var", a.running_var);
+    } else {
         for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
             if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
-
+    }
     if (a.use_batch && !a.num_groups) layout.check_count(check, x);
     const Array r = check.residual(a.residual, x);
     Result y(check, x, type, a.out, {r}, {});
@@ -94,10 +97,12 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
         Doubles batch(2, channels);
         double *mean = batch.data(), *var = mean + channels;
         std::fill_n(mean, 2 * channels, 0.0);
-        for (int64_t i = 0; i < samples * channels; ++i) {
-            mean[i % channels] += (op.moments.mean[i] + op.moments.low[i]) / static_cast<double>(samples);
-            var[i % channels] += op.moments.m2[i] / static_cast<double>(layout.count - 1) / static_cast<double>(samples);
+        const double degrees = static_cast<double>(layout.count - 1) * static_cast<double>(samples);
+        for (int64_t sample = 0; sample < samples; ++sample) {
+            const Moments m = op.moments + sample * channels;
+            for (int64_t c = 0; c < channels; ++c) mean[c] += m.mean[c] + m.low[c], var[c] += m.m2[c];
         }
+        for (int64_t c = 0; c < channels; ++c) mean[c] /= static_cast<double>(samples), var[c] /= degrees;
         if (!a.running_mean.is_none()) update(a.running_mean, running_mean, mean, channels, a.momentum);
         if (!a.running_var.is_none()) update(a.running_var, running_var, var, channels, a.momentum);
     }

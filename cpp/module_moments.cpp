@@ -131,7 +131,7 @@ py::object merge(const py::handle* a) {
     State* into = states_of(check, "into", a[0], n);
     const State* other = states_of(check, "other", a[1], n_other);
     if (n != n_other) check.value_error("other", std::to_string(n) + " states", std::to_string(n_other));
-    check.updatable("into", a[0]);
+    check.check_writable("into", py::reinterpret_borrow<py::object>(a[0]));
     for (int64_t i = 0; i < n; ++i) into[i] = merged(into[i], other[i]);
     return py::none();
 }

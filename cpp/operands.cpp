@@ -27,11 +27,12 @@ ChannelLayout::ChannelLayout(const Arguments& check, const NormSpec& spec, const
                               std::to_string(n));
         per = std::max<int64_t>(1, channels / n);
     }
-    groups = channels / per;
+    groups = divided(channels, per);
     sample_axis = spec.pool_outer || axis == 0 ? -1 : 0;
     samples = sample_axis < 0 ? 1 : x.shape[0];
-    const int64_t size = x.size();
-    count = size == 0 ? 0 : size / channels / samples * per;
+    count = x.size() == 0 ? 0 : per;
+    for (int i = 0; i < x.ndim; ++i)
+        if (i != axis && i != sample_axis) count *= x.shape[i];
 }
 
 void ChannelLayout::check_count(const Arguments& check, const Array& x) const {

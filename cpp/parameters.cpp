@@ -4,44 +4,13 @@
 #include "arguments.hpp"
 
 namespace fusednorm {
-
 namespace {
 
 bool is_list(py::handle object) { return py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object); }
 
-}  // namespace
-
-py::object Arguments::parameter(const char* argument, py::handle object) const {
-    if (object.is_none()) return py::none();
-    const py::array a = array(argument, object);
-    const char kind = a.dtype().kind();
-    Type type = Type::boolean;
-    if (kind == 'f' || (type_of(a.dtype(), type) && is_float(type))) return a;
-    // A list of Python integers has no dtype of its own.
-    if (is_list(object) && (kind == 'i' || kind == 'u')) return a.attr("astype")("f8");
-    type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(a.dtype())));
+bool is_plain_float(const py::array& a, Type& type) {
+    return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
 }
-
-Type gradient_type(const py::object& parameter, Type x) {
-    Type type = Type::f64;
-    if (parameter.is_none()) return is_float(x) && x != Type::f64 ? Type::f32 : Type::f64;
-    const py::array a = parameter;
-    return type_of(a.dtype(), type) ? type : Type::f64;
-}
-
-py::object Arguments::updatable(const char* argument, py::handle object) const {
-    if (object.is_none()) return py::none();
-    if ((is_list(object) || PyNumber_Check(object.ptr()) == 0) && !py::isinstance<py::array>(object))
-        type_error(argument, "an array that can be updated in place", text_of(object));
-    py::array a = parameter(argument, object);
-    if (!(a.flags() & kWriteable)) value_error(argument, "an array that can be updated in place", "a read-only one");
-    for (py::ssize_t i = 0; i < a.ndim(); ++i)
-        if (a.shape(i) > 1 && a.strides(i) == 0)
-            value_error(argument, "an array whose elements do not share memory", "a stride of 0");
-    return a;
-}
-
-namespace {
 
 // The one axis of a parameter that is not 1: its step in bytes.
 py::ssize_t channel_step(const py::array& a) {
@@ -58,10 +27,6 @@ void read_strided(const void* from, py::ssize_t step, int64_t n, double* to) {
     } else {
         for (int64_t i = 0; i < n; ++i) to[i] = *reinterpret_cast<const T*>(p + i * step);
     }
-}
-
-bool is_plain_float(const py::array& a, Type& type) {
-    return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
 }
 
 // A dense, aligned copy in C order; the array itself where it is one already.
@@ -85,6 +50,43 @@ py::array dense(const py::array& a, Type type) {
 
 }  // namespace
 
+py::object Arguments::parameter(const char* argument, py::handle object) const {
+    py::object a = array(argument, object);
+    if (!is_list(object)) return a;
+    const char kind = py::array(a).dtype().kind();
+    return kind == 'i' || kind == 'u' ? a.attr("astype")("f8") : a;
+}
+
+py::object Arguments::updatable(const char* argument, py::handle object) const {
+    const bool is_array = py::isinstance<py::array>(object) || object.is_none();
+    if (!is_array && (is_list(object) || PyNumber_Check(object.ptr()) == 0))
+        type_error(argument, "an array that can be updated in place", text_of(object));
+    return array(argument, object);
+}
+
+Type gradient_type(const py::object& parameter, Type x) {
+    Type type = Type::f64;
+    if (parameter.is_none()) return is_float(x) && x != Type::f64 ? Type::f32 : Type::f64;
+    return type_of(py::array(parameter).dtype(), type) && is_float(type) ? type : Type::f64;
+}
+
+bool Arguments::is_plain(const char* argument, const py::array& parameter, Type& type) const {
+    if (is_plain_float(parameter, type)) return true;
+    const py::dtype dtype = parameter.dtype();
+    if (dtype.kind() != 'f' && !(type_of(dtype, type) && is_float(type)))
+        type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(dtype)));
+    return false;
+}
+
+void Arguments::check_writable(const char* argument, const py::object& parameter) const {
+    if (parameter.is_none()) return;
+    const py::array a = parameter;
+    if (!(a.flags() & kWriteable)) value_error(argument, "an array that can be updated in place", "a read-only one");
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        if (a.shape(i) > 1 && a.strides(i) == 0)
+            value_error(argument, "an array whose elements do not share memory", "a stride of 0");
+}
+
 void Arguments::channels(const char* argument, const py::object& parameter, const Array& x, int channel_axis, double none,
                          double* to) const {
     const int64_t n = x.shape[channel_axis];
@@ -93,6 +95,8 @@ void Arguments::channels(const char* argument, const py::object& parameter, cons
         return;
     }
     py::array a = parameter;
+    Type type;
+    const bool plain = is_plain(argument, a, type);
     const int ndim = static_cast<int>(a.ndim());
     // (C,), or aligned from the right with x as NumPy broadcasts, every other axis 1.
     const int along = ndim == 1 ? 0 : channel_axis - x.ndim + ndim;
@@ -100,8 +104,7 @@ void Arguments::channels(const char* argument, const py::object& parameter, cons
     for (int i = 0; i < ndim; ++i) fits = fits && a.shape(i) == (i == along ? n : 1);
     if (!fits)
         value_error(argument, "shape (" + std::to_string(n) + ",), one value per channel", "shape " + text_of(a.shape(), ndim));
-    Type type;
-    if (!is_plain_float(a, type)) {
+    if (!plain) {
         a = dense(a, Type::f64);
         type = Type::f64;
     }
@@ -145,13 +148,14 @@ py::array Arguments::values(const char* argument, const py::object& parameter, T
         return a;
     }
     const py::array a = parameter;
+    Type own;
+    const bool plain = is_plain(argument, a, own);
     const int extra = static_cast<int>(a.ndim()) - ndim;
     bool fits = extra >= 0;
     for (int i = 0; fits && i < a.ndim(); ++i) fits = a.shape(i) == (i < extra ? 1 : shape[i - extra]);
     if (!fits)
         value_error(argument, "shape " + text_of(shape, ndim), "shape " + text_of(a.shape(), static_cast<int>(a.ndim())));
-    Type own;
-    if (extra == 0 && type_of(a.dtype(), own) && own == type && (a.flags() & kContiguous) && !is_odd(a)) return a;
+    if (extra == 0 && plain && own == type && (a.flags() & kContiguous)) return a;
     return dense(a, type);
 }
 

@@ -34,7 +34,7 @@ struct Plan {
     int64_t repeats = 1;  // how often every value counts: the sizes of broadcast pooled axes, where nothing is written
 
     int64_t segments() const { return (read.pieces() + segment - 1) / segment; }
-    int64_t stats() const { return direction == Direction::down ? read.cols.size / per : 1; }  // of one unit
+    int64_t stats() const { return direction == Direction::down ? divided(read.cols.size, per) : 1; }  // of one unit
     // Of one unit, with weights of their own: its columns, or those that its rows are of.
     int64_t channels() const;
     int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
@@ -106,7 +106,7 @@ void walk(const Tiling& tiling, const Offsets& at, int64_t begin, int64_t end, V
     const int64_t fit = packed ? kPackValues / tiling.chunk : INT64_MAX, max_rows = fit > 1 ? fit : 1;
     while (begin < end) {
         int64_t index = 0;
-        Offsets here = place(tiling.rows, at, begin / tiling.chunks, &index);
+        Offsets here = place(tiling.rows, at, divided(begin, tiling.chunks), &index);
         if (tiling.chunks > 1) {
             const int64_t first = begin % tiling.chunks * tiling.chunk;
             const int64_t left = tiling.cols.size - first;

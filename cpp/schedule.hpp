@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "kernels/kernels.hpp"
+#include "view.hpp"
 
 namespace fusednorm {
 
@@ -38,18 +39,22 @@ constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
 // Units along their last axis, of which small ones are taken many at a time.
 struct Runs {
-    int64_t units, last, batch = 1;
+    int64_t units, last, batch = 1, each = last;  // each: runs along the last axis
 
     // So many as `fit`, as long as every thread has several runs.
     void join(int64_t fit, int threads) {
         const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
         batch = std::min({kMaxBatch, std::max<int64_t>(1, fit), share, last});
+        each = divided(last + batch - 1, batch);
     }
-    int64_t each() const { return (last + batch - 1) / batch; }
-    int64_t count() const { return units / last * each(); }
+    int64_t count() const { return units == last ? each : units / last * each; }
     // The first unit of a run, and how many it has.
-    int64_t first(int64_t run) const { return run / each() * last + run % each() * batch; }
-    int64_t size(int64_t run) const { return std::min(batch, last - run % each() * batch); }
+    int64_t first(int64_t run) const { return before(run) * last + along(run); }
+    int64_t size(int64_t run) const { return std::min(batch, last - along(run)); }
+
+private:
+    int64_t before(int64_t run) const { return units == last ? 0 : run / each; }
+    int64_t along(int64_t run) const { return (run - before(run) * each) * batch; }
 };
 
 // n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.

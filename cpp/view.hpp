@@ -48,10 +48,13 @@ struct Offsets {
     }
 };
 
+// a / b, where b is mostly 1: a call on a small array would feel the divisions.
+inline int64_t divided(int64_t a, int64_t b) { return b == 1 ? a : a / b; }
+
 // The place of element `index` of the axes in row-major order; at: the index along the last axis.
 inline Offsets place(const Axes& axes, Offsets at_zero, int64_t index, int64_t* at = nullptr) {
     if (at) *at = 0;
-    for (int i = axes.n - 1; i >= 0; --i) {
+    for (int i = axes.n - 1; i >= 0 && index > 0; --i) {
         const int64_t here = index % axes[i].size;
         index /= axes[i].size;
         at_zero.step(axes[i], here);

@@ -30,11 +30,17 @@ FUSEDNORM_INLINE void add_square(Lanes<double>& sum, const Lanes<double>& a) {
     }
 }
 
-// Whether what sums were taken around was near, so that they are right; of sixteen, whether all were.
+// Whether what sums were taken around was near, so that they are right.
+template <class V>
+FUSEDNORM_INLINE auto is_near(const V& sum, const V& squares, double n) {
+    return is_at_most(sum * sum * (kNear + 1), squares * (n * kNear));
+}
+
+// Of sixteen, whether all were, and in range.
 template <class V>
 FUSEDNORM_INLINE bool are_near(const V& sums, const V& squares, double n) {
-    const V bound = squares * (n * kNear), zero = bound - bound;  // NaN beyond the range
-    return sum(select(is_at_most(sums * sums * (kNear + 1), bound), zero, V{} + 1.0)) == 0;
+    const V zero = squares - squares;  // NaN beyond the range
+    return sum(select(is_near(sums, squares, n), zero, V{} + 1.0)) == 0;
 }
 
 // Else around what to sum again, after sums around k of n values (Narrow: not doubles): k itself where it was near. The first
@@ -48,7 +54,7 @@ __attribute__((noinline)) V next_center(const V& k, const V& first, const V& sum
     // Values near both ends of a double's range may have a sum around 0 alone. Others are infinite if their sum is, or NaN.
     const V from_other = select(is_finite(sum), select(is_finite(mean), mean, k), Narrow ? k : zero);
     const V next = select(is_zero(k), from_zero, from_other);
-    return select(in_range, select(is_at_most(sum * sum * (kNear + 1), squares * (n * kNear)), k, next), next);
+    return select(in_range, select(is_near(sum, squares, n), k, next), next);
 }
 constexpr int kMostCenters = 3;  // 0, the first value, the mean
 

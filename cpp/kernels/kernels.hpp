@@ -10,10 +10,12 @@ namespace fusednorm {
 enum class Type : int { f32, f64, f16, bf16, u8, i8, u16, i16, boolean, u32, i32, u64, i64 };
 constexpr int kFloatTypes = 4, kReadTypes = 8, kTypes = 13;
 
-constexpr int64_t size_of(Type t) {
-    constexpr int64_t sizes[kTypes] = {4, 8, 2, 2, 1, 1, 2, 2, 1, 4, 4, 8, 8};
-    return sizes[static_cast<int>(t)];
+// Bytes of a value, as a power of two.
+constexpr int shift_of(Type t) {
+    constexpr int shifts[kTypes] = {2, 3, 1, 1, 0, 0, 1, 1, 0, 2, 2, 3, 3};
+    return shifts[static_cast<int>(t)];
 }
+constexpr int64_t size_of(Type t) { return int64_t{1} << shift_of(t); }
 
 // Small enough that the sums of the values and of their squares are integers.
 constexpr bool is_small_integer(Type t) { return t >= Type::u8 && t <= Type::i16; }
