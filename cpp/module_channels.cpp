@@ -97,12 +97,14 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
         Doubles batch(2, channels);
         double *mean = batch.data(), *var = mean + channels;
         std::fill_n(mean, 2 * channels, 0.0);
-        const double degrees = static_cast<double>(layout.count - 1) * static_cast<double>(samples);
+        const double parts = static_cast<double>(samples), degrees = static_cast<double>(layout.count - 1);
         for (int64_t sample = 0; sample < samples; ++sample) {
             const Moments m = op.moments + sample * channels;
-            for (int64_t c = 0; c < channels; ++c) mean[c] += m.mean[c] + m.low[c], var[c] += m.m2[c];
+            for (int64_t c = 0; c < channels; ++c) {
+                mean[c] += (m.mean[c] + m.low[c]) / parts;
+                var[c] += m.m2[c] / degrees / parts;
+            }
         }
-        for (int64_t c = 0; c < channels; ++c) mean[c] /= static_cast<double>(samples), var[c] /= degrees;
         if (!a.running_mean.is_none()) update(a.running_mean, running_mean, mean, channels, a.momentum);
         if (!a.running_var.is_none()) update(a.running_var, running_var, var, channels, a.momentum);
     }
