@@ -35,7 +35,7 @@ public:
           channels(plan.channels()) {
         const int64_t values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < kSerialFound ? 1 : get_num_threads();
-        stream = values * size_of(op.y_type) >= stream_bytes();
+        stream = is_streamed(values * size_of(op.x_type) * (gradient.constant ? 2 : 3));
         unit_values = values / units;
         // Small units are taken many at a time.
         if (are_joined(plan)) runs.join(kItemValues / unit_values, threads);

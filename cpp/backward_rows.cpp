@@ -27,7 +27,7 @@ public:
         rows = plan.units.size() / groups, channels = groups * cols;
         const int64_t values = rows * channels;
         threads = values < kSerialFound ? 1 : get_num_threads();
-        stream = values * size_of(op.y_type) >= stream_bytes();
+        stream = is_streamed(values * size_of(op.x_type) * 3);
         block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
         strip = std::clamp(kStripValues / cols, kLeastStrip, kMostStrip);
         const double* weight = static_cast<const double*>(op.weight);

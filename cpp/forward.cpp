@@ -25,7 +25,8 @@ public:
         n = found.columns();
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
-        tiles.stream = op.y != op.x && values * size_of(op.y_type) >= stream_bytes() && !plan.write.pack_y;
+        const int64_t each = size_of(op.x_type) + size_of(op.y_type) + (op.r ? size_of(op.r_type) : 0);
+        tiles.stream = op.y != op.x && !plan.write.pack_y && is_streamed(values * each);
         unit_channels = plan.channels();
         // Small units are taken many at a time.
         if (one_row() || are_joined(plan)) {

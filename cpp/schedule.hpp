@@ -1,7 +1,5 @@
 // What the schedules share: thresholds, and memory for their numbers.
 #pragma once
-#include <unistd.h>
-
 #include <algorithm>
 #include <memory>
 
@@ -23,18 +21,6 @@ constexpr int64_t kFarBytes = int64_t{8} << 20, kAheadBytes = 2048;
 // Two units of so many bytes fit the second-level cache. Asking for the next one where they do not, or where results are there
 // too, took time: training (32,64,56,56) 1.05, its gradient 1.14; where they do, group norm (8,512,64,64) gained 1.08.
 constexpr int64_t kNextBytes = int64_t{1} << 19;
-// Results at least as large as the last cache go past the caches: they would not be there when they are read again. Smaller
-// ones do not: eval (8,256,28,28), 6 MB, took 310 us with ordinary stores and 530 with streaming ones, (32,64,112,112) 14 ms
-// and 10.
-inline int64_t stream_bytes() {
-    constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#else
-    constexpr int64_t last_cache = 0;  // musl does not know
-#endif
-    return last_cache > 0 ? std::clamp(last_cache, kLeast, kMost) : kUnknown;
-}
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
 // Units along their last axis, of which small ones are taken many at a time.

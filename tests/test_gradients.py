@@ -242,3 +242,19 @@ def test_parameters_of_float64_beside_narrower_x(norm, dtype, rng):
     for mine, its in zip(got[1:], want[1:], strict=True):
         assert mine.dtype == np.float64
         np.testing.assert_allclose(mine, its, rtol=0, atol=50 * 12 * np.finfo(np.float64).eps * np.abs(its).max())
+
+
+@pytest.mark.parametrize("layout", ["C", "channels-last"])
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("float32", (8, 48, 218, 220)), ("float32", (64, 6000, 7, 7)), ("float16", (16, 48, 218, 220))]
+)
+@pytest.mark.parametrize("norm", ["batch eval", "instance", "layer", "rms"])
+def test_results_larger_than_the_caches(norm, dtype, shape, layout, rng):
+    """They are written past the caches, 72 MB or more of them; one sample's are not."""
+    make = cases.LAYOUTS[layout]
+    x, grad = make(cases.draw(rng, (1, *shape[1:]), np.dtype(dtype))), make(cases.draw(rng, (1, *shape[1:]), np.dtype(dtype)))
+    call = cases.make_call(norm, x, rng)
+    expected = call.backward(grad, x)[0]
+    got = call.backward(np.concatenate([grad] * shape[0]), np.concatenate([x] * shape[0]))[0]
+    for i in range(shape[0]):
+        assert cases.same_bits(got[i : i + 1], expected)

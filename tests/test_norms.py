@@ -111,16 +111,37 @@ def test_as_many_dimensions_as_numpy_has(rng):
 
 
 @pytest.mark.parametrize("layout", ["C", "channels-last"])
-def test_results_larger_than_the_caches(layout, rng):
-    """They are written past the caches, from 24 MiB on; one sample's is not."""
-    x = cases.LAYOUTS[layout](cases.draw(rng, (8, 6, 200, 701)))
-    odd = np.empty(x.size + 3, np.float32)[3:]
-    for norm in ("batch eval", *cases.BY_SAMPLE):
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("float32", (8, 3, 800, 949)),
+        ("float32", (8, 48, 218, 220)),
+        ("float32", (2, 2301, 63, 64)),
+        ("float32", (64, 6000, 7, 7)),
+        ("float16", (16, 48, 218, 220)),
+        ("float64", (4, 48, 218, 220)),
+    ],
+)
+def test_results_larger_than_the_caches(dtype, shape, layout, rng):
+    """They are written past the caches, 72 MB or more of them, in whole lines wherever they begin; one sample's are not."""
+    one = cases.LAYOUTS[layout](cases.draw(rng, (1, *shape[1:]), np.dtype(dtype)))
+    x = np.concatenate([one] * shape[0])
+    memory = np.empty(x.size + 64, dtype)
+    for norm, begin in (("batch eval", 0), ("batch eval", 4), ("instance", 8), ("layer", 1)):
         call = cases.make_call(norm, x, rng)
-        y = call.run(x)
-        for i in (0, 5, 7):
-            assert cases.same_bits(y[i : i + 1], call.run(x[i : i + 1]))
-        np.testing.assert_array_equal(call.run(x, out=like(odd, y)), y)
+        memory[:begin] = memory[begin + x.size :] = -5
+        y = like(memory[begin:], x)
+        call.run(x, out=y)
+        assert (memory[:begin] == -5).all()
+        assert (memory[begin + x.size :] == -5).all()
+        expected = call.run(one)
+        for i in range(shape[0]):
+            assert cases.same_bits(y[i : i + 1], expected)
+
+
+@pytest.mark.parametrize("layout", ["C", "channels-last"])
+def test_statistics_of_more_than_the_caches(layout, rng):
+    x = cases.LAYOUTS[layout](cases.draw(rng, (8, 6, 517, 701)))
     batch = cases.make_call("batch", x, rng)
     batch.reference(x).check(batch.run(x))
 

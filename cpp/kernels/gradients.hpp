@@ -1,6 +1,7 @@
 // The gradients of one tile: sums of grad and of grad * (x - center), always in double, and grad_x, in float where its
 // numbers fit, as normalize does.
 #pragma once
+#include "fold.hpp"
 #include "kernels.hpp"
 #include "moments_cols.hpp"
 #include "traffic.hpp"
@@ -150,8 +151,8 @@ struct ColSlopes {
     }
 };
 
-template <Traffic Way, class T, class A, class C>
-FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
+template <class T, class C, class W>
+FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
     T* y = static_cast<T*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, ld = t.ld, ahead = t.ahead;
@@ -163,14 +164,14 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs) {
             __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
         };
-        write_row<Way, A>(y, cols, value_at, ask);
+        to.row(y, cols, value_at, ask);
     }
 }
 
 template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
-    choose_traffic<A>(t.stream, t.cols, t.ahead,
-                      [&](auto way) __attribute__((always_inline)) { gradient_rows<decltype(way)::value, T, A>(t, coefs); });
+    choose_traffic<A, T>(t.stream, t.cols, t.ahead,
+                         [&](auto&& to) __attribute__((always_inline)) { gradient_rows<T>(t, coefs, to); });
 }
 
 template <class T, class A>
@@ -178,26 +179,27 @@ void gradient_by_rows(const GradientTile& t) {
     gradient_with<T, A>(t, RowSlopes<A>(t));
 }
 
-// Few contiguous columns: several rows are one, with the coefficients written out as often.
 template <class T, class A>
 void gradient_by_cols(const GradientTile& t) {
-    const int64_t cols = t.cols, fold = t.ld == cols && t.rows >= kFoldRows ? fold_of(cols) : 1;
-    const int64_t wide = fold * cols, rows = t.rows / fold;
     const void* given[] = {t.factor, t.center, t.slope, t.offset};
-    const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
-    if (fold == 1) return gradient_with<T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
-    A coefs[4][kFoldCols];
-    for (int i = 0; i < 4; ++i)
-        for (int64_t c = 0; c < wide; ++c) coefs[i][c] = coef(i)[c % cols];
-    const ColSlopes<A> folded{coefs[0], coefs[1], coefs[2], coefs[3]};
-    GradientTile part = t;
-    part.rows = rows, part.cols = part.ld = wide;
-    gradient_with<T, A>(part, folded);
-    part.grad = static_cast<const T*>(t.grad) + rows * wide;
-    part.x = static_cast<const T*>(t.x) + rows * wide;
-    part.y = static_cast<T*>(t.y) + rows * wide;
-    part.rows = 1, part.cols = (t.rows - rows * fold) * cols;
-    if (part.cols > 0) gradient_with<T, A>(part, folded);
+    const Fold fold = fold_rows<T>(t.y, t.rows, t.cols, t.ld == t.cols, t.stream);
+    if (!fold.changes) {
+        const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
+        return gradient_with<T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
+    }
+    Repeated<A> coefs[4];
+    for (int i = 0; i < 4; ++i) coefs[i].fill(given[i], t.cols, fold);
+    int64_t at = 0;
+    const auto part = [&](int64_t rows, int64_t cols, int64_t first) {
+        if (rows == 0 || cols == 0) return;
+        GradientTile p = t;
+        p.grad = static_cast<const T*>(t.grad) + at, p.x = static_cast<const T*>(t.x) + at, p.y = static_cast<T*>(t.y) + at;
+        p.rows = rows, p.cols = p.ld = cols;
+        const auto coef = [&](int i) { return coefs[i].values + first; };
+        gradient_with<T, A>(p, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
+        at += rows * cols;
+    };
+    part(1, fold.head, 0), part(fold.rows, fold.wide, fold.head), part(1, fold.rest, fold.head);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The one loop that normalizes: y = epilogue(((x - center) * scale + shift) [* weight + bias]).
 #pragma once
+#include "fold.hpp"
 #include "kernels.hpp"
 #include "lanes_bits.hpp"
 #include "traffic.hpp"
@@ -117,8 +118,8 @@ struct ResidualFloor {
     }
 };
 
-template <Traffic Way, class In, class Out, class A, class C, class E>
-FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue) {
+template <class In, class Out, class C, class E, class W>
+FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue, W&& to) {
     const In* x = static_cast<const In*>(t.x);
     Out* y = static_cast<Out*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld, ahead = t.ahead;
@@ -131,16 +132,15 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
             epilogue.ask(c);
         };
-        write_row<Way, A>(y, cols, value_at, ask);
+        to.row(y, cols, value_at, ask);
     }
 }
 
 // Not inlined: the folded columns below would repeat it.
 template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
-    choose_traffic<A>(t.stream, t.cols, t.ahead, [&](auto way) __attribute__((always_inline)) {
-        normalize_rows<decltype(way)::value, In, Out, A>(t, coefs, E(t));
-    });
+    choose_traffic<A, Out>(t.stream, t.cols, t.ahead,
+                           [&](auto&& to) __attribute__((always_inline)) { normalize_rows<In, Out>(t, coefs, E(t), to); });
 }
 
 template <class In, class Out, class A, class E>
@@ -155,28 +155,25 @@ void normalize_by_both(const NormalizeTile& t) {
     normalize_with<In, Out, A, E>(t, BothCoefs<A>(t));
 }
 
-// Few contiguous columns: several rows are one, with the coefficients written out as often.
 template <class In, class Out, class A, class E>
 void normalize_by_cols(const NormalizeTile& t) {
-    const bool one_run = t.x_ld == t.cols && t.y_ld == t.cols && (t.r == nullptr || t.r_ld == t.cols);
-    const int64_t fold = one_run && t.rows >= kFoldRows ? fold_of(t.cols) : 1;
-    if (fold == 1) return normalize_with<In, Out, A, E>(t, ColCoefs<A>(t));
-    A center[kFoldCols], scale[kFoldCols], shift[kFoldCols];
-    const int64_t wide = fold * t.cols, rows = t.rows / fold;
-    for (int64_t c = 0, from = 0; c < wide; ++c, from = from + 1 == t.cols ? 0 : from + 1) {
-        center[c] = static_cast<const A*>(t.center)[from];
-        scale[c] = static_cast<const A*>(t.scale)[from];
-        shift[c] = static_cast<const A*>(t.shift)[from];
-    }
-    NormalizeTile folded = t;
-    folded.rows = rows, folded.cols = folded.x_ld = folded.y_ld = folded.r_ld = wide;
-    folded.center = center, folded.scale = scale, folded.shift = shift;
-    normalize_with<In, Out, A, E>(folded, ColCoefs<A>(folded));
-    folded.x = static_cast<const In*>(t.x) + rows * wide;
-    folded.y = static_cast<Out*>(t.y) + rows * wide;
-    if (t.r) folded.r = static_cast<const Out*>(t.r) + rows * wide;
-    folded.rows = 1, folded.cols = (t.rows - rows * fold) * t.cols;
-    if (folded.cols > 0) normalize_with<In, Out, A, E>(folded, ColCoefs<A>(folded));
+    const bool contiguous = t.x_ld == t.cols && t.y_ld == t.cols && (t.r == nullptr || t.r_ld == t.cols);
+    const Fold fold = fold_rows<Out>(t.y, t.rows, t.cols, contiguous, t.stream);
+    if (!fold.changes) return normalize_with<In, Out, A, E>(t, ColCoefs<A>(t));
+    Repeated<A> center, scale, shift;
+    center.fill(t.center, t.cols, fold), scale.fill(t.scale, t.cols, fold), shift.fill(t.shift, t.cols, fold);
+    int64_t at = 0;
+    const auto part = [&](int64_t rows, int64_t cols, int64_t first) {
+        if (rows == 0 || cols == 0) return;
+        NormalizeTile p = t;
+        p.x = static_cast<const In*>(t.x) + at, p.y = static_cast<Out*>(t.y) + at;
+        if (t.r) p.r = static_cast<const Out*>(t.r) + at;
+        p.rows = rows, p.cols = p.x_ld = p.y_ld = p.r_ld = cols;
+        p.center = center.values + first, p.scale = scale.values + first, p.shift = shift.values + first;
+        normalize_with<In, Out, A, E>(p, ColCoefs<A>(p));
+        at += rows * cols;
+    };
+    part(1, fold.head, 0), part(fold.rows, fold.wide, fold.head), part(1, fold.rest, fold.head);
 }
 
 }  // namespace

@@ -132,9 +132,9 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
 
 template <class T, class A>
 void row_gradients(const RowGradientTile& t) {
-    const auto past = (reinterpret_cast<uintptr_t>(t.y) | static_cast<uintptr_t>(t.ld) * sizeof(T)) % kStreamBytes<T>;
     if constexpr (kStreams) {
-        if (t.stream && past == 0) {
+        const auto first = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.y) / sizeof(T));
+        if (t.stream && (first | t.ld | t.cols) % line_values<T> == 0) {
             row_gradient_with<true, T, A>(t);
             return stream_fence();
         }

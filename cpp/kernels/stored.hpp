@@ -244,30 +244,45 @@ FUSEDNORM_INLINE double as_double(const T& value) {
 // a third of the whole module already.
 constexpr bool kStreams = kBytes > 16;
 
-// What p must be aligned to.
+// A line of the caches, and what is streamed at once: whole lines, and sixteen values at least.
+constexpr int64_t kLineBytes = 64;
 template <class T>
-constexpr int kStreamBytes = kBytes < kLanes * static_cast<int>(sizeof(T)) ? kBytes : kLanes * static_cast<int>(sizeof(T));
+constexpr int64_t line_values =
+    kLineBytes / static_cast<int64_t>(sizeof(T)) < kLanes ? kLanes : kLineBytes / static_cast<int64_t>(sizeof(T));
 
-template <class T, class A>
-FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
-#if defined(__x86_64__)
-    using L = Lanes<A>;
-    FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < L::kParts; ++i) {
-        const Raw<T, L::kWidth> raw = encode<T, A, L::kWidth>(a.part[i]);
-        T* to = p + i * L::kWidth;
+template <class R>
+FUSEDNORM_INLINE void stream_part(void* p, const R& raw) {
 #if defined(__AVX512F__)
-        if constexpr (sizeof raw == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(raw));
+    if constexpr (sizeof raw == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), reinterpret_cast<__m512i>(raw));
 #endif
 #if defined(__AVX2__)
-        if constexpr (sizeof raw == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(raw));
+    if constexpr (sizeof raw == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(raw));
 #endif
-        if constexpr (sizeof raw == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(raw));
-        if constexpr (sizeof raw == 8) _mm_stream_si64(reinterpret_cast<long long*>(to), reinterpret_cast<long long>(raw));
+#if defined(__x86_64__)
+    if constexpr (sizeof raw == 16) return _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(raw));
+    if constexpr (sizeof raw == 8) return _mm_stream_si64(static_cast<long long*>(p), reinterpret_cast<long long>(raw));
+#endif
+    __builtin_memcpy(p, &raw, sizeof raw);
+}
+
+// p lies on a line's boundary, or sixteen values from it.
+template <class T, class A>
+FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
+    using L = Lanes<A>;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) stream_part(p + i * L::kWidth, encode<T, A, L::kWidth>(a.part[i]));
+}
+
+// line_values<T> of them.
+template <class T>
+FUSEDNORM_INLINE void stream_line(T* p, const T* values) {
+    using Part = Vector<uint8_t, kBytes>;
+    FUSEDNORM_LANES_UNROLL
+    for (int64_t i = 0; i < line_values<T> * static_cast<int64_t>(sizeof(T)); i += kBytes) {
+        Part part;
+        __builtin_memcpy(&part, reinterpret_cast<const char*>(values) + i, sizeof part);
+        stream_part(reinterpret_cast<char*>(p) + i, part);
     }
-#else
-    store(p, a);
-#endif
 }
 
 // After streaming: what was written is seen by whoever sees what follows.

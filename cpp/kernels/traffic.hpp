@@ -1,56 +1,99 @@
-// How the values of a row come and go: the one loop that writes results, sixteen at a time.
+// How the values of a row come and go: the loops that write results, sixteen at a time.
 #pragma once
 #include "stored.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
-// What is read is in a cache; it is asked for ahead; and results are written past the caches.
-enum class Traffic { cached, ahead, streamed };
+// Results that go to the caches. Asks: what is read is asked for ahead.
+template <bool Asks, class A>
+struct Stores {
+    // y(cols): value_at(column, what loads lanes of A) gives sixteen of them; ask(column) asks for what is read later.
+    template <class T, class V, class F>
+    FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask) const {
+        int64_t c = 0;
+        for (; c + kLanes <= cols; c += kLanes) {
+            if constexpr (Asks) ask(c);
+            store(y + c, value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); }));
+        }
+        const int64_t n = cols - c;
+        if (n == 0) return;
+        const auto get = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
+        store_some(y + c, value_at(c, get), n);
+    }
+};
 
-// Values before the first that streaming may write, fewer than sixteen.
-template <class T>
-FUSEDNORM_INLINE int64_t head_of(const T* y) {
-    const auto past = reinterpret_cast<uintptr_t>(y) % kStreamBytes<T>;
-    return past == 0 ? 0 : static_cast<int64_t>((kStreamBytes<T> - past) / sizeof(T));
-}
+// Results that go past the caches, in whole lines: where a part of a line goes past them and another does not, the processor
+// has the line brought, merged and written back in between (Zen 3: 200 ns each, a channels-last eval ten times as long). What a
+// row leaves of a line waits here for the next row to go on.
+template <class A, class T>
+class Streams {
+public:
+    static constexpr int64_t kUnit = line_values<T>;
+    static constexpr int64_t kLeastCols = 2 * kLanes;
 
-// Rows shorter than two stores have no aligned middle.
-constexpr int64_t kStreamCols = 2 * kLanes;
-
-// y(cols): value_at(column, what loads lanes of A) gives sixteen of them; ask(column) asks for what is read later.
-template <Traffic Way, class A, class T, class V, class F>
-FUSEDNORM_INLINE void write_row(T* y, int64_t cols, V value_at, F ask) {
-    const auto some = [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-        store_some(y + c, value_at(c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); }), n);
-    };
-    int64_t c = Way == Traffic::streamed ? head_of(y) : 0;
-    if (c > 0) some(0, c);
-    for (; c + kLanes <= cols; c += kLanes) {
-        if constexpr (Way != Traffic::cached) ask(c);
-        const Lanes<A> value = value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); });
-        if constexpr (Way == Traffic::streamed) {
-            stream(y + c, value);
-        } else {
-            store(y + c, value);
+    // cols >= kLeastCols
+    template <class V, class F>
+    FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask) {
+        const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<A>(p); };
+        if (y != unit + end) start(y);
+        int64_t c = 0;
+        if (end > 0) {
+            for (; c < kUnit - end; c += kLanes) store(values + end + c, value_at(c, whole));
+            c = kUnit - end;
+            write(kUnit);
+        }
+        for (; c + kUnit <= cols; c += kUnit) {
+            FUSEDNORM_LANES_UNROLL
+            for (int64_t i = 0; i < kUnit; i += kLanes) {
+                ask(c + i);
+                stream(y + c + i, value_at(c + i, whole));
+            }
+        }
+        unit = y + c, begin = 0, end = cols - c;
+        for (int64_t i = 0; i < end; i += kLanes) {
+            const int64_t n = end - i;
+            const auto get = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
+            store(values + i, n < kLanes ? value_at(c + i, get) : value_at(c + i, whole));
         }
     }
-    if (c < cols) some(c, cols - c);
-}
 
-// rows(way): the loop over the rows of a tile, in arithmetic of type A. Only the narrow one has a form that does not ask: in
-// the other, and in the baseline, it would gain little, and the module is large already.
-template <class A, class F>
+    FUSEDNORM_INLINE void finish() {
+        write(end);
+        stream_fence();
+    }
+
+private:
+    T* unit = nullptr;           // where the values belong; what is there before begin is others'
+    int64_t begin = 0, end = 0;  // which are there
+    alignas(kLineBytes) T values[kUnit + kLanes];
+
+    FUSEDNORM_INLINE void start(T* y) {
+        write(end);
+        begin = end = static_cast<int64_t>(reinterpret_cast<uintptr_t>(y) / sizeof(T) % kUnit);
+        unit = y - begin;
+    }
+
+    FUSEDNORM_INLINE void write(int64_t to) {
+        if (begin == 0 && to == kUnit) return stream_line(unit, values);
+        __builtin_memcpy(unit + begin, values + begin, static_cast<size_t>(to - begin) * sizeof(T));
+    }
+};
+
+// rows(to): the loop over the rows of a tile, in arithmetic of type A, to results of type T. Only the narrow one has a form
+// that does not ask: in the other, and in the baseline, it would gain little, and the module is large already.
+template <class A, class T, class F>
 FUSEDNORM_INLINE void choose_traffic(bool streams, int64_t cols, int64_t ahead, F rows) {
     if constexpr (kStreams) {
-        if (streams && cols >= kStreamCols) {
-            rows(std::integral_constant<Traffic, Traffic::streamed>());
-            return stream_fence();
+        if (streams && cols >= Streams<A, T>::kLeastCols) {
+            Streams<A, T> to;
+            rows(to);
+            return to.finish();
         }
         if constexpr (sizeof(A) == 4)
-            if (ahead == 0) return rows(std::integral_constant<Traffic, Traffic::cached>());
+            if (ahead == 0) return rows(Stores<false, A>());
     }
-    rows(std::integral_constant<Traffic, Traffic::ahead>());
+    rows(Stores<true, A>());
 }
 
 }  // namespace
