@@ -1,5 +1,5 @@
 // Memory of large results. Fresh pages cost more than the kernel that fills them, so freed ones are kept, within a bound,
-// for the next result of that size; the system may take the pages of the largest back whenever it needs them.
+// for the next result of that size; the system may take the pages of large ones back that were not used for a while.
 #pragma once
 #include <cstddef>
 
