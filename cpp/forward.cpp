@@ -263,7 +263,7 @@ private:
             normalize_pieces(place(plan.units, plan.origin, unit), *coefficients.at(unit), pieces * part / parts,
                              pieces * (part + 1) / parts, workspace(each, slot));
         };
-        parallel_for(units * parts, threads, write);
+        parallel_for(units * parts, threads, write, Order::backwards);
     }
 };
 

@@ -118,7 +118,7 @@ void after(char&) {}
 // Who is done takes what others have left.
 struct alignas(64) Share {
     std::atomic<int64_t> next;
-    int64_t end;
+    int64_t begin, end;
 };
 
 int current_core() {
@@ -152,15 +152,16 @@ std::string openmp_runtime() {
 }
 
 // What ThreadSanitizer looks at is the body: what OpenMP hands over was written after its first edge.
-__attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int threads, Body body, void* context) {
+__attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int threads, Order order, Body body, void* context) {
     threads = static_cast<int>(std::min<int64_t>(threads, items));
     if (threads > 1) threads = startable(threads);
     if (threads <= 1) {
-        for (int64_t item = 0; item < items; ++item) body(context, item, 0);
+        for (int64_t i = 0; i < items; ++i) body(context, order == Order::forwards ? i : items - 1 - i, 0);
         return;
     }
     std::vector<Share> shares(static_cast<size_t>(threads));
-    for (int i = 0; i < threads; ++i) shares[i].next = items * i / threads, shares[i].end = items * (i + 1) / threads;
+    for (int i = 0; i < threads; ++i)
+        shares[i].next = shares[i].begin = items * i / threads, shares[i].end = items * (i + 1) / threads;
     const int core = current_core();
     before(fork_edge);
 #pragma omp parallel num_threads(threads)
@@ -170,8 +171,8 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
         if (slot != 0) leave_core(core);
         for (int i = 0; i < threads; ++i) {
             Share& share = shares[static_cast<size_t>((slot + i) % threads)];
-            for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
-                body(context, item, slot);
+            for (int64_t n; (n = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+                body(context, order == Order::forwards ? n : share.begin + share.end - 1 - n, slot);
         }
         before(join_edge);
     }
