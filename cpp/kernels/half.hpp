@@ -92,11 +92,17 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_half(const Vector<float, N>& value
     return float_to_half_in_software<N>(value);
 }
 
+// In the lower half of each lane; the upper one is 0.
 template <int N>
-FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& value) {
+FUSEDNORM_INLINE Vector<uint32_t, N> bfloat_bits(const Vector<float, N>& value) {
     using U = Vector<uint32_t, N>;
     const U bits = reinterpret_cast<U>(value), rounded = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
-    return convert_part<Vector<uint16_t, N>>((value != value ? quiet : rounded) >> 16);
+    return (value != value ? quiet : rounded) >> 16;
+}
+
+template <int N>
+FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& value) {
+    return convert_part<Vector<uint16_t, N>>(bfloat_bits<N>(value));
 }
 
 // Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.

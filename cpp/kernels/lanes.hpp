@@ -66,6 +66,13 @@ FUSEDNORM_INLINE To convert_part(const From& a) {
     }
     if constexpr (std::is_same_v<From, VectorOf<uint16_t, 16>::type> && std::is_same_v<To, VectorOf<uint32_t, 32>::type>)
         return reinterpret_cast<To>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(a)));
+    // Half registers, beside four doubles: GCC 12 takes them apart.
+    if constexpr (std::is_same_v<From, VectorOf<uint16_t, 8>::type> && std::is_same_v<To, VectorOf<uint32_t, 16>::type>)
+        return reinterpret_cast<To>(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(reinterpret_cast<long long>(a))));
+    if constexpr (std::is_same_v<From, VectorOf<uint32_t, 16>::type> && std::is_same_v<To, VectorOf<uint16_t, 8>::type>) {
+        const __m128i low = _mm_and_si128(reinterpret_cast<__m128i>(a), _mm_set1_epi32(0xffff));
+        return reinterpret_cast<To>(_mm_cvtsi128_si64(_mm_packus_epi32(low, low)));
+    }
 #elif defined(__x86_64__)
     if constexpr (std::is_same_v<From, VectorOf<float, 8>::type> && std::is_same_v<To, VectorOf<double, 16>::type>)
         return reinterpret_cast<To>(_mm_cvtps_pd(_mm_castsi128_ps(_mm_cvtsi64_si128(reinterpret_cast<long long>(a)))));

@@ -31,14 +31,21 @@ FUSEDNORM_INLINE Vector<int32_t, N> widen_integers(const Vector<T, N>& raw) {
     }
 #endif
 #if defined(__AVX2__)
-    if constexpr (N == 8) {
-        using V = Vector<int32_t, 8>;
+    if constexpr (N == 8 || N == 4) {
+        using V = Vector<int32_t, N>;
         __m128i low = _mm_setzero_si128();
         __builtin_memcpy(&low, &raw, sizeof raw);
-        if constexpr (std::is_same_v<T, uint8_t>) return reinterpret_cast<V>(_mm256_cvtepu8_epi32(low));
-        if constexpr (std::is_same_v<T, int8_t>) return reinterpret_cast<V>(_mm256_cvtepi8_epi32(low));
-        if constexpr (std::is_same_v<T, uint16_t>) return reinterpret_cast<V>(_mm256_cvtepu16_epi32(low));
-        if constexpr (std::is_same_v<T, int16_t>) return reinterpret_cast<V>(_mm256_cvtepi16_epi32(low));
+        const auto widened = [low](auto eight, auto four) __attribute__((always_inline)) {
+            if constexpr (N == 8) {
+                return reinterpret_cast<V>(eight(low));
+            } else {
+                return reinterpret_cast<V>(four(low));
+            }
+        };
+        if constexpr (std::is_same_v<T, uint8_t>) return widened(_mm256_cvtepu8_epi32, _mm_cvtepu8_epi32);
+        if constexpr (std::is_same_v<T, int8_t>) return widened(_mm256_cvtepi8_epi32, _mm_cvtepi8_epi32);
+        if constexpr (std::is_same_v<T, uint16_t>) return widened(_mm256_cvtepu16_epi32, _mm_cvtepu16_epi32);
+        if constexpr (std::is_same_v<T, int16_t>) return widened(_mm256_cvtepi16_epi32, _mm_cvtepi16_epi32);
     }
 #endif
     return __builtin_convertvector(raw, Vector<int32_t, N>);
@@ -94,6 +101,14 @@ FUSEDNORM_INLINE Lanes<A> load(const T* p) {
 template <class T, class A>
 FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
     using L = Lanes<A>;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    // Two registers become one at once.
+    if constexpr (std::is_same_v<T, bf16> && std::is_same_v<A, float>) {
+        const __m256i pairs = _mm256_packus_epi32(reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(a.part[0])),
+                                                  reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(a.part[1])));
+        return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(pairs, 0xd8));
+    }
+#endif
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) {
         const Raw<T, L::kWidth> raw = encode<T, A, L::kWidth>(a.part[i]);
