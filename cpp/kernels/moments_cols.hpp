@@ -6,9 +6,11 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
-// Rows between two touches of a column's sums, which lie in memory: what they read stays in the first-level cache.
+// Rows between two touches of a column's sums, which lie in memory: what they read stays in the first-level cache. Where few
+// columns are taken at once, and a strip is read as often, it is short, so that memory is read nearly in order: on Zen 3 that
+// was 1.1 to 1.3 times as fast beyond the caches and 0.9 to 1 within.
 constexpr int64_t strip_rows(int64_t cols) {
-    constexpr int64_t kValues = 4096, kLeast = 8;
+    constexpr int64_t kValues = kBytes == 64 ? 4096 : 512, kLeast = 8;
     return cols * kLeast >= kValues ? kLeast : kValues / cols;
 }
 
