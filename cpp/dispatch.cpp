@@ -87,10 +87,10 @@ const Kernels& choose() {
     return *best;
 }
 
-// Where writing past the caches begins to pay. Zen 3, 32 MiB: as fast from 24 MiB on (the cache is others' too), and from 32
-// MiB on 1.1 to 1.7 times (eval and training (6,64,112,112), its gradient (4,64,112,112), in both memory orders); below it
-// takes up to twice as long. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB,
-// took 1.04 to 1.4 times as long, (32,64,112,112), 206 MB, 0.7.
+// Where writing past the caches begins to pay. Zen 3, 32 MiB: from 24 MiB on, since the cache is others' too; 1.1 to 1.7 times
+// as fast (eval and training (4,64,112,112) to (10,64,112,112), their gradients, in both memory orders), below 16 MiB up to
+// twice as slow. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB, took 1.04 to 1.4
+// times as long, (32,64,112,112), 206 MB, 0.7.
 int64_t streamed_bytes() {
     constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
     int64_t last_cache = kUnknown;
@@ -100,7 +100,7 @@ int64_t streamed_bytes() {
     streams_fast = __builtin_cpu_is("amd");
     if (const int64_t bytes = last_cache_bytes(streams_fast ? 0x8000001D : 4)) last_cache = std::clamp(bytes, kLeast, kMost);
 #endif
-    return streams_fast ? last_cache : 2 * last_cache;
+    return streams_fast ? last_cache / 4 * 3 : 2 * last_cache;
 }
 
 }  // namespace
