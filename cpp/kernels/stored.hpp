@@ -247,7 +247,8 @@ FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
 template <class T>
 FUSEDNORM_INLINE double as_double(const T& value) {
     if constexpr (is_half<T>) {
-        return load_some<double>(&value, 1).part[0][0];
+        constexpr int width = Lanes<double>::kWidth;
+        return decode<T, double, width>(Raw<T, width>{value.bits})[0];
     } else {
         return static_cast<double>(value);
     }

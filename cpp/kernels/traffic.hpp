@@ -75,6 +75,7 @@ private:
     }
 
     FUSEDNORM_INLINE void write(int64_t to) {
+        if (begin == to) return;
         if (begin == 0 && to == kUnit) return stream_line(unit, values);
         __builtin_memcpy(unit + begin, values + begin, static_cast<size_t>(to - begin) * sizeof(T));
     }
