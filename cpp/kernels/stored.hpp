@@ -224,6 +224,10 @@ FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
     store_one_by_one(p, raw, n);
 }
 
+// Whether a part of a register is stored nearly as fast as all of it, as AVX2 does not (Zen 3). Nor does the baseline, which is
+// a fifth of the module already.
+constexpr bool kMasks = kBytes != 32;
+
 // The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, BitsOf<T> fill = 0) {
@@ -241,6 +245,30 @@ FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i)
         store_part_some(p + i * L::kWidth, encode<T, A, L::kWidth>(a.part[i]), n - i * L::kWidth);
+}
+
+// The same, but not repeated in every loop where it takes many instructions.
+template <class T, class A>
+constexpr bool kFewInline = kBytes == 64 || (kBytes == 32 && std::is_same_v<T, float> && std::is_same_v<A, float>);
+
+template <class A, class T>
+__attribute__((noinline)) Lanes<A> load_few_apart(const T* p, int64_t n) {
+    return load_some<A>(p, n);
+}
+template <class A, class T>
+FUSEDNORM_INLINE Lanes<A> load_few(const T* p, int64_t n) {
+    if constexpr (kFewInline<T, A>) return load_some<A>(p, n);
+    return load_few_apart<A>(p, n);
+}
+
+template <class T, class A>
+__attribute__((noinline)) void store_few_apart(T* p, const Lanes<A>& a, int64_t n) {
+    store_some(p, a, n);
+}
+template <class T, class A>
+FUSEDNORM_INLINE void store_few(T* p, const Lanes<A>& a, int64_t n) {
+    if constexpr (kFewInline<T, A>) return store_some(p, a, n);
+    store_few_apart(p, a, n);
 }
 
 // One value.

@@ -11,15 +11,21 @@ struct Stores {
     // y(cols): value_at(column, what loads lanes of A) gives sixteen of them; ask(column) asks for what is read later.
     template <class T, class V, class F>
     FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask) const {
+        const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<A>(p); };
+        // The last sixteen, some of them twice, where storing a part is slow; read before y, which may be x, is written.
+        const bool twice = !kMasks && cols >= kLanes && cols % kLanes != 0;
+        Lanes<A> last{};
+        if (twice) last = value_at(cols - kLanes, whole);
         int64_t c = 0;
         for (; c + kLanes <= cols; c += kLanes) {
             if constexpr (Asks) ask(c);
-            store(y + c, value_at(c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); }));
+            store(y + c, value_at(c, whole));
         }
         const int64_t n = cols - c;
         if (n == 0) return;
-        const auto get = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
-        store_some(y + c, value_at(c, get), n);
+        if (twice) return store(y + cols - kLanes, last);
+        const auto get = [n](const auto* p) __attribute__((always_inline)) { return load_few<A>(p, n); };
+        store_few(y + c, value_at(c, get), n);
     }
 };
 
@@ -51,11 +57,8 @@ public:
             }
         }
         unit = y + c, begin = 0, end = cols - c;
-        for (int64_t i = 0; i < end; i += kLanes) {
-            const int64_t n = end - i;
-            const auto get = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
-            store(values + i, n < kLanes ? value_at(c + i, get) : value_at(c + i, whole));
-        }
+        if (kUnit > kLanes && end > kLanes) store(values, value_at(c, whole));
+        if (end > 0) store(values + end - kLanes, value_at(cols - kLanes, whole));
     }
 
     FUSEDNORM_INLINE void finish() {
@@ -64,9 +67,10 @@ public:
     }
 
 private:
-    T* unit = nullptr;           // where the values belong; what is there before begin is others'
-    int64_t begin = 0, end = 0;  // which are there
-    alignas(kLineBytes) T values[kUnit + kLanes];
+    T* unit = nullptr;                                      // where the values belong; what is there before begin is others'
+    int64_t begin = 0, end = 0;                             // which are there
+    alignas(kLineBytes) T memory[kLanes + kUnit + kLanes];  // sixteen are written where fewer are left, too
+    T* const values = memory + kLanes;
 
     FUSEDNORM_INLINE void start(T* y) {
         write(end);
