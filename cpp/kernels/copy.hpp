@@ -1,6 +1,6 @@
 // Strided copies: what brings odd layouts and rare types into the form that the loops read, and results to where they go.
 #pragma once
-#include "stored.hpp"
+#include "stored_some.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {

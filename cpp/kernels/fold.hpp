@@ -1,7 +1,7 @@
 // Rows of few contiguous columns as fewer, longer ones, with the columns' coefficients written out as often.
 #pragma once
 #include "kernels.hpp"
-#include "stored.hpp"
+#include "traffic.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {

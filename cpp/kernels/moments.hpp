@@ -3,7 +3,7 @@
 #pragma once
 #include "kernels.hpp"
 #include "lanes_bits.hpp"
-#include "stored.hpp"
+#include "stored_some.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {

@@ -1,7 +1,7 @@
 // The gradients where statistics are rows, with weights of their own for the columns.
 #pragma once
 #include "kernels.hpp"
-#include "stored.hpp"
+#include "traffic.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {

@@ -1,9 +1,65 @@
-// How the values of a row come and go: the loops that write results, sixteen at a time.
+// How the values of a row come and go: the loops that write results, sixteen at a time, to the caches or past them.
 #pragma once
-#include "stored.hpp"
+#include "stored_some.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
+
+// ---- past the caches
+
+// Whether loops have a second form that streams. Not where it would store as the first does (Arm), nor in the baseline: it is
+// a third of the whole module already.
+constexpr bool kStreams = kBytes > 16;
+
+// A line of the caches, and what is streamed at once: whole lines, and sixteen values at least.
+constexpr int64_t kLineBytes = 64;
+template <class T>
+constexpr int64_t line_values =
+    kLineBytes / static_cast<int64_t>(sizeof(T)) < kLanes ? kLanes : kLineBytes / static_cast<int64_t>(sizeof(T));
+
+template <class R>
+FUSEDNORM_INLINE void stream_part(void* p, const R& raw) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof raw == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), reinterpret_cast<__m512i>(raw));
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof raw == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(raw));
+#endif
+#if defined(__x86_64__)
+    if constexpr (sizeof raw == 16) return _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(raw));
+    if constexpr (sizeof raw == 8) return _mm_stream_si64(static_cast<long long*>(p), reinterpret_cast<long long>(raw));
+#endif
+    __builtin_memcpy(p, &raw, sizeof raw);
+}
+
+// p lies on a line's boundary, or sixteen values from it.
+template <class T, class A>
+FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
+    using L = Lanes<A>;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < L::kParts; ++i) stream_part(p + i * L::kWidth, encode<T, A, L::kWidth>(a.part[i]));
+}
+
+// line_values<T> of them.
+template <class T>
+FUSEDNORM_INLINE void stream_line(T* p, const T* values) {
+    using Part = Vector<uint8_t, kBytes>;
+    FUSEDNORM_LANES_UNROLL
+    for (int64_t i = 0; i < line_values<T> * static_cast<int64_t>(sizeof(T)); i += kBytes) {
+        Part part;
+        __builtin_memcpy(&part, reinterpret_cast<const char*>(values) + i, sizeof part);
+        stream_part(reinterpret_cast<char*>(p) + i, part);
+    }
+}
+
+// After streaming: what was written is seen by whoever sees what follows.
+FUSEDNORM_INLINE void stream_fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
+// ---- rows
 
 // Results that go to the caches. Asks: what is read is asked for ahead.
 template <bool Asks, class A>
