@@ -92,15 +92,17 @@ const Kernels& choose() {
 // twice as slow. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB, took 1.04 to 1.4
 // times as long, (32,64,112,112), 206 MB, 0.7.
 int64_t streamed_bytes() {
-    constexpr int64_t kUnknown = int64_t{32} << 20, kLeast = int64_t{8} << 20, kMost = int64_t{64} << 20;
-    int64_t last_cache = kUnknown;
-    bool streams_fast = false;
+    constexpr int64_t kMiB = int64_t{1} << 20;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    streams_fast = __builtin_cpu_is("amd");
-    if (const int64_t bytes = last_cache_bytes(streams_fast ? 0x8000001D : 4)) last_cache = std::clamp(bytes, kLeast, kMost);
+    const bool is_fast = __builtin_cpu_is("amd");
+    const int64_t found = last_cache_bytes(is_fast ? 0x8000001D : 4);
+    const int64_t last_cache = found > 0 ? std::clamp(found, 8 * kMiB, 64 * kMiB) : 32 * kMiB;
+    if (is_fast) return last_cache / 4 * 3;
+    return 2 * last_cache;
+#else
+    return 64 * kMiB;
 #endif
-    return streams_fast ? last_cache / 4 * 3 : 2 * last_cache;
 }
 
 }  // namespace
