@@ -14,17 +14,24 @@ struct Fold {
 };
 
 template <class T>
-FUSEDNORM_INLINE Fold fold_rows(const void* y, int64_t rows, int64_t cols, bool contiguous, bool streams) {
+FUSEDNORM_INLINE Fold fold_rows(const T* y, int64_t rows, int64_t cols, bool contiguous, bool streams) {
     int64_t wide = cols, head = 0;
     if (contiguous && rows >= kFoldRows) wide *= fold_of(cols);
     if (kStreams && contiguous && streams) {
-        constexpr int64_t kUnit = line_values<T>;
-        while (wide % kUnit != 0 && 2 * wide <= kFoldCols) wide *= 2;
-        const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(y) / sizeof(T) % kUnit);
-        if (past != 0 && wide <= kFoldCols && rows * cols >= 8 * wide) head = kUnit - past;
+        while (wide % line_values<T> != 0 && 2 * wide <= kFoldCols) wide *= 2;
+        const int64_t past = past_line(y);
+        if (past != 0 && wide <= kFoldCols && rows * cols >= 8 * wide) head = line_values<T> - past;
     }
     const int64_t left = rows * cols - head;
     return {head, wide, left / wide, left % wide, wide != cols || head != 0};
+}
+
+// part(where it begins, rows, columns, the first of their repeated coefficients)
+template <class F>
+FUSEDNORM_INLINE void for_parts(const Fold& fold, F part) {
+    if (fold.head > 0) part(0, 1, fold.head, 0);
+    if (fold.rows > 0) part(fold.head, fold.rows, fold.wide, fold.head);
+    if (fold.rest > 0) part(fold.head + fold.rows * fold.wide, 1, fold.rest, fold.head);
 }
 
 // Coefficients of the columns, over and over: those of a head, and of the row behind it.

@@ -182,24 +182,20 @@ void gradient_by_rows(const GradientTile& t) {
 template <class T, class A>
 void gradient_by_cols(const GradientTile& t) {
     const void* given[] = {t.factor, t.center, t.slope, t.offset};
-    const Fold fold = fold_rows<T>(t.y, t.rows, t.cols, t.ld == t.cols, t.stream);
+    const Fold fold = fold_rows(static_cast<const T*>(t.y), t.rows, t.cols, t.ld == t.cols, t.stream);
     if (!fold.changes) {
         const auto coef = [&](int i) { return static_cast<const A*>(given[i]); };
         return gradient_with<T, A>(t, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
     }
     Repeated<A> coefs[4];
     for (int i = 0; i < 4; ++i) coefs[i].fill(given[i], t.cols, fold);
-    int64_t at = 0;
-    const auto part = [&](int64_t rows, int64_t cols, int64_t first) {
-        if (rows == 0 || cols == 0) return;
+    for_parts(fold, [&](int64_t at, int64_t rows, int64_t cols, int64_t first) {
         GradientTile p = t;
         p.grad = static_cast<const T*>(t.grad) + at, p.x = static_cast<const T*>(t.x) + at, p.y = static_cast<T*>(t.y) + at;
         p.rows = rows, p.cols = p.ld = cols;
         const auto coef = [&](int i) { return coefs[i].values + first; };
         gradient_with<T, A>(p, ColSlopes<A>{coef(0), coef(1), coef(2), coef(3)});
-        at += rows * cols;
-    };
-    part(1, fold.head, 0), part(fold.rows, fold.wide, fold.head), part(1, fold.rest, fold.head);
+    });
 }
 
 }  // namespace

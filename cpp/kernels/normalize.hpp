@@ -158,22 +158,18 @@ void normalize_by_both(const NormalizeTile& t) {
 template <class In, class Out, class A, class E>
 void normalize_by_cols(const NormalizeTile& t) {
     const bool contiguous = t.x_ld == t.cols && t.y_ld == t.cols && (t.r == nullptr || t.r_ld == t.cols);
-    const Fold fold = fold_rows<Out>(t.y, t.rows, t.cols, contiguous, t.stream);
+    const Fold fold = fold_rows(static_cast<const Out*>(t.y), t.rows, t.cols, contiguous, t.stream);
     if (!fold.changes) return normalize_with<In, Out, A, E>(t, ColCoefs<A>(t));
     Repeated<A> center, scale, shift;
     center.fill(t.center, t.cols, fold), scale.fill(t.scale, t.cols, fold), shift.fill(t.shift, t.cols, fold);
-    int64_t at = 0;
-    const auto part = [&](int64_t rows, int64_t cols, int64_t first) {
-        if (rows == 0 || cols == 0) return;
+    for_parts(fold, [&](int64_t at, int64_t rows, int64_t cols, int64_t first) {
         NormalizeTile p = t;
         p.x = static_cast<const In*>(t.x) + at, p.y = static_cast<Out*>(t.y) + at;
         if (t.r) p.r = static_cast<const Out*>(t.r) + at;
         p.rows = rows, p.cols = p.x_ld = p.y_ld = p.r_ld = cols;
         p.center = center.values + first, p.scale = scale.values + first, p.shift = shift.values + first;
         normalize_with<In, Out, A, E>(p, ColCoefs<A>(p));
-        at += rows * cols;
-    };
-    part(1, fold.head, 0), part(fold.rows, fold.wide, fold.head), part(1, fold.rest, fold.head);
+    });
 }
 
 }  // namespace

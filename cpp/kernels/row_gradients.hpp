@@ -133,8 +133,8 @@ FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
 template <class T, class A>
 void row_gradients(const RowGradientTile& t) {
     if constexpr (kStreams) {
-        const auto first = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.y) / sizeof(T));
-        if (t.stream && (first | t.ld | t.cols) % line_values<T> == 0) {
+        const int64_t past = past_line(static_cast<const T*>(t.y));
+        if (t.stream && past == 0 && (t.ld | t.cols) % line_values<T> == 0) {
             row_gradient_with<true, T, A>(t);
             return stream_fence();
         }

@@ -111,10 +111,6 @@ FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
     store_one_by_one(p, raw, n);
 }
 
-// Whether a part of a register is stored nearly as fast as all of it, as AVX2 does not (Zen 3). Nor does the baseline, which is
-// a fifth of the module already.
-constexpr bool kMasks = kBytes != 32;
-
 // The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, BitsOf<T> fill = 0) {

@@ -17,6 +17,12 @@ template <class T>
 constexpr int64_t line_values =
     kLineBytes / static_cast<int64_t>(sizeof(T)) < kLanes ? kLanes : kLineBytes / static_cast<int64_t>(sizeof(T));
 
+// How many values p lies behind where that begins.
+template <class T>
+FUSEDNORM_INLINE int64_t past_line(const T* p) {
+    return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) / sizeof(T) % line_values<T>);
+}
+
 template <class R>
 FUSEDNORM_INLINE void stream_part(void* p, const R& raw) {
 #if defined(__AVX512F__)
@@ -61,6 +67,10 @@ FUSEDNORM_INLINE void stream_fence() {
 
 // ---- rows
 
+// Whether a row's last values are stored together with some before them, which is once more: where storing a part of a register
+// is slow, as it is with AVX2 (Zen 3). It is in the baseline too, but that is a fifth of the module already.
+constexpr bool kStoresTwice = kBytes == 32;
+
 // Results that go to the caches. Asks: what is read is asked for ahead.
 template <bool Asks, class A>
 struct Stores {
@@ -68,8 +78,8 @@ struct Stores {
     template <class T, class V, class F>
     FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask) const {
         const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<A>(p); };
-        // The last sixteen, some of them twice, where storing a part is slow; read before y, which may be x, is written.
-        const bool twice = !kMasks && cols >= kLanes && cols % kLanes != 0;
+        // Read before y, which may be x, is written.
+        const bool twice = kStoresTwice && cols >= kLanes && cols % kLanes != 0;
         Lanes<A> last{};
         if (twice) last = value_at(cols - kLanes, whole);
         int64_t c = 0;
@@ -130,7 +140,7 @@ private:
 
     FUSEDNORM_INLINE void start(T* y) {
         write(end);
-        begin = end = static_cast<int64_t>(reinterpret_cast<uintptr_t>(y) / sizeof(T) % kUnit);
+        begin = end = past_line(y);
         unit = y - begin;
     }
 
