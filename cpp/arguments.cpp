@@ -111,6 +111,15 @@ Activation Arguments::activation(py::handle object) const {
     value_error("activation", all, text_of(object));
 }
 
+bool Arguments::flag(const char* argument, py::handle object) const {
+    if (PyBool_Check(object.ptr())) return object.ptr() == Py_True;
+    const PyNumberMethods* number = Py_TYPE(object.ptr())->tp_as_number;
+    const int value = number && number->nb_bool && !object.is_none() ? PyObject_IsTrue(object.ptr()) : -1;
+    if (value >= 0) return value != 0;
+    if (PyErr_Occurred()) take_back({PyExc_TypeError, PyExc_ValueError});  // an array of several values
+    type_error(argument, "a bool", text_of(object));
+}
+
 Array Arguments::shaped_like(const char* argument, const py::object& array, const Array& x) const {
     const Array a = input(argument, array);
     if (a.ndim != x.ndim || !std::equal(x.shape, x.shape + x.ndim, a.shape))
@@ -159,7 +168,13 @@ std::vector<int64_t> Arguments::integers(const char* argument, py::handle object
     if (is_sequence) {
         const auto sequence = py::reinterpret_borrow<py::sequence>(object);
         if (sequence.size() > kMostDims) value_error(argument, "at most 64 integers", std::to_string(sequence.size()));
-        for (const py::object one : sequence) values.push_back(integer(argument, one));
+        try {
+            for (const py::object one : sequence) values.push_back(integer(argument, one));
+        } catch (py::error_already_set& e) {  // such as a memoryview of two dimensions raises
+            e.restore();
+            take_back({PyExc_TypeError, PyExc_ValueError, PyExc_IndexError, PyExc_NotImplementedError});
+            type_error(argument, "an integer or a sequence of integers", text_of(object));
+        }
     } else if (PyIndex_Check(object.ptr())) {
         values.push_back(integer(argument, object));
     } else {

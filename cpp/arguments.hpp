@@ -1,9 +1,6 @@
 // What a user passed, checked: Python objects become arrays of known type, shape and strides, or a TypeError or
 // ValueError that names the function, the argument, what was expected and what came. No kernel is called here.
 #pragma once
-#include <limits>
-#include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,23 +8,6 @@
 #include "arrays.hpp"
 
 namespace fusednorm {
-
-// rows times n doubles, not initialized; few of them lie in place.
-class Doubles {
-public:
-    Doubles(int64_t rows, int64_t n) : heap(n > kInPlace / rows ? allocate(rows, n) : nullptr) {}
-    double* data() { return heap ? heap.get() : in_place; }
-
-private:
-    static constexpr int64_t kInPlace = 256;
-    // A broadcast array has up to 2^63 channels for free.
-    static double* allocate(int64_t rows, int64_t n) {
-        if (n > std::numeric_limits<int64_t>::max() / rows) throw std::bad_alloc();
-        return new double[static_cast<size_t>(rows * n)];
-    }
-    double in_place[kInPlace];
-    std::unique_ptr<double[]> heap;
-};
 
 std::string text_of(const py::ssize_t* shape, int ndim);
 std::string text_of(py::handle object);
@@ -55,6 +35,8 @@ public:
     int64_t integer(const char* argument, py::handle object) const;
     std::vector<int64_t> integers(const char* argument, py::handle object) const;  // one, or a sequence of them
     Activation activation(py::handle object) const;
+    // Whatever has a truth value of its own, as a number has and text has not.
+    bool flag(const char* argument, py::handle object) const;
 
     // ---- What looks at the arrays that came of it.
 
@@ -83,8 +65,7 @@ private:
 Type result_type(const Array& x, std::optional<Type> asked);
 // The dtype of a parameter's gradient: the parameter's own, or where it is None that of x's statistics.
 Type gradient_type(const py::object& parameter, Type x);
-
-// Writes n values into an array that channels() read and updatable() allowed, in its own dtype.
-void update_channels(const py::object& target, const double* values, int64_t n);
+// From one channel's parameter to the next's, of an array that channels() read; in bytes.
+py::ssize_t channel_step(const py::array& parameter);
 
 }  // namespace fusednorm

@@ -2,6 +2,7 @@
 #include "arrays.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -55,8 +56,8 @@ std::vector<py::ssize_t> keep_order(const Array& x, int64_t item) {
     return strides;
 }
 
-// bfloat16 is a dtype that ml_dtypes registers: its number is known once it was seen.
-int bfloat16_number = -1;
+// bfloat16 is a dtype that ml_dtypes registers: its number is known once it was seen, by any thread.
+std::atomic<int> bfloat16_number{-1};
 
 bool is_bfloat16(const py::dtype& dtype) {
     if (dtype.kind() != 'V' || dtype.itemsize() != 2 || dtype.has_fields()) return false;

@@ -1,4 +1,5 @@
-// The gradients of every norm, in forward's two schedules. With xhat = (x - mean) * rstd and g = grad * weight:
+// The gradients of every norm (where statistics are rows: backward_rows.cpp), in forward's two schedules. With
+// xhat = (x - mean) * rstd and g = grad * weight:
 //   grad_x = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over a statistic's values; constant statistics: rstd * g;
 //   grad_weight = sum(grad * xhat), grad_bias = sum(grad), over a channel's values.
 // Sums have the blocks, segments and order of the moments: no bit depends on the number of threads.
@@ -45,7 +46,7 @@ public:
 
     void run() {
         // Each unit's share in its channels' gradients, added up in the order of the units.
-        Buffer<double> shares(2 * units * channels);
+        Buffer<double> shares(2, units, channels);
         if (are_enough(units, threads)) {
             per_statistic(shares.at(0));
         } else {
@@ -72,30 +73,19 @@ private:
     int64_t units, n, channels, unit_values, ahead;
     Runs runs{units, last_of(plan.units).size};
 
-    // ---- memory of the threads
-
-    int64_t doubles_each() const { return 12 * std::max(n, runs.batch) + (down ? cols_scratch(n) : 0); }
-
-    Workspace workspace(Buffer<double>& memory, int slot) const {
-        Workspace w{};
-        double* d = memory.at(doubles_each() * slot);
-        const int64_t m = std::max(n, runs.batch);
-        for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
-        w.scratch = d;
-        return w;
-    }
+    Workspaces workspaces() const { return {tiles, std::max(n, runs.batch), down ? n : 0, 0, threads}; }
 
     // ---- the steps
 
     // What a segment's sums subtract from x: nothing, where that is faster and kNear allows it, or a mean, so that the
     // correction in close() costs no more than a few bits. moments: the segment's own, where statistics were not given.
-    void set_origins(const Offsets& unit, const Moments& moments, double count, double* origin) const {
+    void set_origins(const Offsets& unit, const Moments& moments, double count, bool zero, double* origin) const {
         const int64_t stats = gradient.rstd ? plan.stats() : n, per = channels / stats;
         for (int64_t s = 0; s < stats; ++s) {
             const double mean = gradient.rstd ? gradient.mean[unit.stat + s] : moments.mean[s];
             const double offset = gradient.rstd ? mean * gradient.rstd[unit.stat + s] : mean;
             const double spread = gradient.rstd ? 1 : moments.m2[s] / count;
-            const bool near = (op.x_type != Type::f64 && offset * offset <= kNear * spread) || !std::isfinite(mean);
+            const bool near = (zero && op.x_type != Type::f64 && offset * offset <= kNear * spread) || !std::isfinite(mean);
             std::fill_n(origin + s * per, per, near ? 0 : mean);
         }
     }
@@ -112,7 +102,15 @@ private:
     }
 
     void sum_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w) const {
-        set_origins(unit, moments, found.count_of(segment), to.origin);
+        // The sign of an infinite grad * (x - mean) is known around the mean alone.
+        for (const bool zero : {true, false}) {
+            set_origins(unit, moments, found.count_of(segment), zero, to.origin);
+            add_up(unit, segment, to, w);
+            if (std::all_of(to.plain, to.plain + channels, [](double sum) { return std::isfinite(sum); })) return;
+        }
+    }
+
+    void add_up(const Offsets& unit, int64_t segment, const Sums& to, const Workspace& w) const {
         to.clear(channels);
         const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
         walk(plan.read, unit, begin, end, [&](const Piece& p) {
@@ -136,7 +134,7 @@ private:
             const double rstd = u.rstd[s], low = u.low[s];
             double plain = 0, product = 0;
             for (int64_t c = s * per; c < (s + 1) * per; ++c) {
-                u.sums.product[c] -= ((u.wide[kCenter][c] - u.sums.origin[c]) + low) * u.sums.plain[c];
+                u.sums.move(c, (u.wide[kCenter][c] - u.sums.origin[c]) + low);
                 plain += weight[c] * u.sums.plain[c], product += weight[c] * u.sums.product[c];
                 u.wide[kFactor][c] = weight[c] * rstd;
                 share[c] = u.sums.product[c] * rstd, share[channels + c] = u.sums.plain[c];
@@ -146,7 +144,8 @@ private:
             std::fill_n(u.wide[kOffset] + s * per, per, -(plain * rstd / count) - low * slope);
         }
         // grad times a factor: what normalize does around 0.
-        if (gradient.constant) std::fill_n(u.wide[kCenter], channels, 0.0), std::fill_n(u.wide[kOffset], channels, 0.0);
+        if (gradient.constant)
+            for (const int unused : {kCenter, kSlope, kOffset}) std::fill_n(u.wide[unused], channels, 0.0);
         *u.fits = op.x_type != Type::f64 && u.round(channels);
     }
 
@@ -225,9 +224,10 @@ private:
 
     void per_statistic(double* shares) const {
         const int64_t of_numbers = Numbers::doubles(channels * runs.batch), each = of_numbers + Sums::doubles(channels);
-        Buffer<double> memory(doubles_each() * threads), numbers(each * threads);
+        Workspaces memory = workspaces();
+        Buffer<double> numbers(each, threads);
         auto body = [&](int64_t item, int slot) {
-            const Workspace w = workspace(memory, slot);
+            const Workspace w = memory.at(slot);
             double* mine = numbers.at(each * slot);
             const Numbers u(mine, channels * runs.batch);
             const int64_t index = runs.first(item);
@@ -240,8 +240,9 @@ private:
 
     void pooled(double* shares) const {
         const int64_t segments = plan.segments(), each = Numbers::doubles(channels);
-        Buffer<double> memory(doubles_each() * threads), numbers(each * units);
-        Buffer<double> moments(gradient.rstd ? 0 : units * segments * n * 3), sums(units * segments * Sums::doubles(channels));
+        Workspaces memory = workspaces();
+        Buffer<double> numbers(each, units);
+        Buffer<double> moments(gradient.rstd ? 0 : units, segments, n, 3), sums(units, segments, Sums::doubles(channels));
         const auto unit_at = [&](int64_t unit) { return place(plan.units, plan.origin, unit); };
         const auto moments_of = [&](int64_t unit, int64_t s) {
             return moments_at(moments.at((unit * segments + s) * n * 3), n);
@@ -252,7 +253,7 @@ private:
 
         auto find = [&](int64_t item, int slot) {
             const int64_t unit = item / segments, s = item % segments;
-            const Workspace w = workspace(memory, slot);
+            const Workspace w = memory.at(slot);
             const Moments to = gradient.rstd ? Moments{} : moments_of(unit, s);
             if (!gradient.rstd) found.segment(unit_at(unit), s, w, to);
             sum_segment(unit_at(unit), s, to, sums_of(unit, s), w);
@@ -262,7 +263,7 @@ private:
             const Offsets where = unit_at(unit);
             const auto of = [&](int64_t s) { return moments_of(unit, s); };
             Numbers u(numbers.at(unit * each), channels);
-            set_statistics(where, gradient.rstd ? Moments{} : found.merge_segments(where, workspace(memory, 0), of), u);
+            set_statistics(where, gradient.rstd ? Moments{} : found.merge_segments(where, memory.at(0), of), u);
             std::copy_n(sums_of(unit, 0).origin, Sums::doubles(channels), u.sums.origin);
             for (int64_t s = 1; s < segments; ++s) u.sums.take_in(sums_of(unit, s), channels);
             close(where, u, shares + 2 * unit * channels);
@@ -271,9 +272,7 @@ private:
     }
 
     void write_all(Buffer<double>& numbers, int64_t each) const {
-        const int64_t pieces = plan.write.pieces();
-        const int64_t parts =
-            std::clamp<int64_t>(unit_values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        const int64_t pieces = plan.write.pieces(), parts = parts_of(unit_values, pieces, threads);
         auto write = [&](int64_t item, int) {
             const int64_t unit = item / parts, part = item % parts;
             write_pieces(place(plan.units, plan.origin, unit), Numbers(numbers.at(unit * each), channels),

@@ -12,6 +12,12 @@ inline bool fits_float(double factor) {
     return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
 }
 
+// Of what is subtracted from x: neither it nor the difference is near the end of float's range.
+inline bool fits_float_center(double center) {
+    const double size = std::fabs(center);
+    return !(size > 0x1p100 && size < HUGE_VAL);
+}
+
 // Of what is only added: a tiny one may round to 0.
 inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126); }
 
@@ -30,9 +36,13 @@ struct Sums {
         for (int64_t c = 0; c < n; ++c) {
             plain[c] += other.plain[c];
             product[c] += other.product[c];
-            // Not where they are equal: 0 times an infinite sum is NaN.
-            if (origin[c] != other.origin[c]) product[c] += (other.origin[c] - origin[c]) * other.plain[c];
+            const double distance = other.origin[c] - origin[c];
+            if (distance != 0 && std::isfinite(other.plain[c])) product[c] += distance * other.plain[c];
         }
+    }
+    // The product around a center that lies so far from the origin. An infinite sum stays: the origin is near the mean then.
+    void move(int64_t c, double distance) const {
+        if (std::isfinite(plain[c])) product[c] -= distance * plain[c];
     }
 };
 
@@ -41,7 +51,7 @@ enum : int { kCenter, kFactor, kSlope, kOffset };
 // What the channels of one unit have, or of several, n in all; and their statistics.
 struct Numbers {
     Sums sums;
-    double* wide[4];   // by the names below
+    double* wide[4];   // by the names above
     float* narrow[4];  // the same
     double *low, *rstd;
     double* fits;  // of the first channel of a unit: 1 where float holds its numbers
@@ -72,7 +82,7 @@ struct Numbers {
             const double lost = rounded - center, offset = wide[kOffset][c] + (lost - lost == 0 ? lost * slope : 0);
             narrow[kCenter][c] = rounded, narrow[kFactor][c] = static_cast<float>(factor);
             narrow[kSlope][c] = static_cast<float>(slope), narrow[kOffset][c] = static_cast<float>(offset);
-            all = all && fits_float(factor) && fits_float(slope) && fits_float(rounded) && fits_float_sum(offset);
+            all = all && fits_float(factor) && fits_float(slope) && fits_float_center(center) && fits_float_sum(offset);
         }
         return all;
     }

@@ -37,7 +37,7 @@ public:
 
     void run() {
         const int64_t blocks = (rows + block - 1) / block;
-        Buffer<double> sums(2 * blocks * channels);
+        Buffer<double> sums(2, blocks, channels);
         auto run_block = [&](int64_t item, int) {
             double* mine = sums.at(2 * item * channels);
             std::fill_n(mine, 2 * channels, 0.0);
@@ -103,8 +103,8 @@ private:
             const double lost = to.center[i] - rows_of.center[i];
             to.shift[i] = static_cast<float>(rows_of.shift[i] + (lost - lost == 0 ? lost * rows_of.scale[i] : 0));
             to.slope[i] = static_cast<float>(rows_of.slope[i]), to.offset[i] = static_cast<float>(rows_of.offset[i]);
-            fits = fits && fits_float(rows_of.scale[i]) && fits_float(rows_of.center[i]) && fits_float(rows_of.slope[i]) &&
-                   fits_float_sum(rows_of.offset[i]);
+            fits = fits && fits_float(rows_of.scale[i]) && fits_float_center(rows_of.center[i]) &&
+                   fits_float(rows_of.slope[i]) && fits_float_sum(rows_of.offset[i]);
         }
         return fits;
     }

@@ -8,8 +8,4 @@ namespace fusednorm {
 // Of an operation whose plan has Coefs::both.
 void backward_rows(const GradientOperation& op, const Plan& plan);
 
-inline const char* at(const void* array, int64_t offset, Type type) {
-    return static_cast<const char*>(array) + offset * size_of(type);
-}
-
 }  // namespace fusednorm

@@ -1,4 +1,4 @@
-// The choice of the kernel table: the only place that asks the processor and the environment.
+// The choice of the kernel table: the only place that asks the processor.
 #include "dispatch.hpp"
 
 #if defined(__x86_64__)

@@ -25,7 +25,7 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
     } catch (const std::length_error&) {  // of a std::vector: more than could ever be had
         PyErr_NoMemory();
     } catch (const std::exception& e) {
-        PyErr_SetString(PyExc_NotImplementedError, e.what());
+        PyErr_SetString(PyExc_RuntimeError, e.what());
     }
     return nullptr;
 }

@@ -41,9 +41,7 @@ public:
 
     void run() {
         if (op.given) return normalize_given();
-        const bool apart = are_enough(runs.count(), threads);
-        if (op.terms[0] && !(apart && adds_by_row())) add_terms();
-        if (apart) return per_statistic();
+        if (are_enough(runs.count(), threads)) return per_statistic();
         pooled();
     }
 
@@ -87,30 +85,8 @@ private:
         return next ? plan.units.last().x * size_of(op.x_type) : kAheadBytes;
     }
 
-    // ---- memory of the threads
-
-    struct Memory {
-        Buffer<double> doubles;
-        Buffer<char> packed;
-        int64_t doubles_each, packed_each;
-    };
-
-    Memory make_memory(int slots, bool with_coefficients) const {
-        const int64_t moments = std::max(n, runs.batch) * 3 * 4;
-        const int64_t each = moments + (down ? cols_scratch(n) : 0) + (with_coefficients ? channels * 3 : 0);
-        const int64_t packed = tiles.packed_bytes();
-        return {Buffer<double>(each * slots), Buffer<char>(packed * slots), each, packed};
-    }
-
-    Workspace workspace(Memory& memory, int slot) const {
-        Workspace w;
-        tiles.place_packed(w, memory.packed.at(memory.packed_each * slot));
-        double* d = memory.doubles.at(memory.doubles_each * slot);
-        const int64_t m = std::max(n, runs.batch);
-        for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, m), d += 3 * m;
-        w.scratch = d;
-        w.coefficients = reinterpret_cast<char*>(d + (down ? cols_scratch(n) : 0));
-        return w;
+    Workspaces workspaces(int64_t coefficients) const {
+        return {tiles, std::max(n, runs.batch), down ? n : 0, coefficients, threads};
     }
 
     // ---- coefficients
@@ -149,10 +125,9 @@ private:
     bool adds_by_row() const { return op.terms[0] && one_row() && plan.read.cols.x == 1; }
 
     void add_terms(const Piece& p) const {
-        const auto at = [&](const void* term, Type type) { return static_cast<const char*>(term) + p.at.x * size_of(type); };
-        const SumTile tile{at(op.terms[0], op.x_type),
-                           at(op.terms[1], op.term_type),
-                           const_cast<char*>(at(op.x, op.x_type)),
+        const SumTile tile{at(op.terms[0], p.at.x, op.x_type),
+                           at(op.terms[1], p.at.x, op.term_type),
+                           const_cast<char*>(at(op.x, p.at.x, op.x_type)),
                            p.rows,
                            p.cols,
                            p.row.x,
@@ -173,14 +148,12 @@ private:
     // ---- the schedules
 
     void normalize_given() {
-        Buffer<char> memory(24 * op_channels());
+        Buffer<char> memory(24, op_channels());
         const Coefficients c = make_coefficients(op.moments, op_channels(), 0, 1, op_channels(), 1, memory.at(0));
-        const int64_t pieces = plan.write.pieces();
-        const int64_t items = std::clamp<int64_t>(values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
-        Memory each = make_memory(threads, false);
+        const int64_t pieces = plan.write.pieces(), items = parts_of(values, pieces, threads);
+        Workspaces each = workspaces(0);
         auto body = [&](int64_t item, int slot) {
-            normalize_pieces(plan.origin, c, divided(pieces * item, items), divided(pieces * (item + 1), items),
-                             workspace(each, slot));
+            normalize_pieces(plan.origin, c, divided(pieces * item, items), divided(pieces * (item + 1), items), each.at(slot));
         };
         parallel_for(items, threads, body);
     }
@@ -218,9 +191,10 @@ private:
     }
 
     void per_statistic() {
-        Memory memory = make_memory(threads, true);
+        Workspaces each = workspaces(channels);
+        if (op.terms[0] && !adds_by_row()) add_terms();
         auto body = [&](int64_t item, int slot) {
-            const Workspace w = workspace(memory, slot);
+            const Workspace w = each.at(slot);
             if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
             const Offsets unit = place(plan.units, plan.origin, runs.first(item));
             const int64_t size = runs.size(item);
@@ -232,36 +206,35 @@ private:
 
     void pooled() {
         const int64_t segments = plan.segments();
-        Buffer<double> partial(units * segments * n * 3);
-        Buffer<char> memory(op.y ? units * channels * 24 : 0);
+        Buffer<double> partial(units, segments, n, 3);
+        Buffer<char> memory(op.y ? units : 0, channels, 24);
         Buffer<Coefficients> coefficients(units);
-        Memory each = make_memory(threads, false);
+        Workspaces each = workspaces(0);
+        if (op.terms[0]) add_terms();
         const auto partial_of = [&](int64_t unit, int64_t s) {
             return moments_at(partial.at((unit * segments + s) * n * 3), n);
         };
 
         auto find_moments = [&](int64_t item, int slot) {
             const int64_t unit = item / segments, s = item % segments;
-            found.segment(place(plan.units, plan.origin, unit), s, workspace(each, slot), partial_of(unit, s));
+            found.segment(place(plan.units, plan.origin, unit), s, each.at(slot), partial_of(unit, s));
         };
         parallel_for(units * segments, threads, find_moments);
 
         auto merge_segments = [&](int64_t unit, int slot) {
             const Offsets at = place(plan.units, plan.origin, unit);
             const auto next = [&](int64_t segment) { return partial_of(unit, segment); };
-            const Moments stats = found.merge_segments(at, workspace(each, slot), next);
+            const Moments stats = found.merge_segments(at, each.at(slot), next);
             if (op.y) *coefficients.at(unit) = unit_coefficients(at, stats, memory.at(unit * channels * 24));
         };
         parallel_for(units, 1, merge_segments);
         if (!op.y) return;
 
-        const int64_t pieces = plan.write.pieces();
-        const int64_t parts =
-            std::clamp<int64_t>(values / units / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+        const int64_t pieces = plan.write.pieces(), parts = parts_of(values / units, pieces, threads);
         auto write = [&](int64_t item, int slot) {
             const int64_t unit = item / parts, part = item % parts;
             normalize_pieces(place(plan.units, plan.origin, unit), *coefficients.at(unit), pieces * part / parts,
-                             pieces * (part + 1) / parts, workspace(each, slot));
+                             pieces * (part + 1) / parts, each.at(slot));
         };
         parallel_for(units * parts, threads, write, Order::backwards);
     }

@@ -5,10 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace fusednorm {
@@ -29,9 +33,15 @@ struct Block {
     bool offered;  // to the system
 };
 
-// FUSEDNORM_CACHE_BYTES, or an eighth of the machine's memory but at most 1 GiB. 0 switches the cache off.
-size_t cache_limit() {
-    if (const char* text = std::getenv("FUSEDNORM_CACHE_BYTES")) return std::strtoull(text, nullptr, 10);
+size_t find_limit() {
+    const char* text = std::getenv("FUSEDNORM_CACHE_BYTES");
+    if (text && *text) {
+        size_t bytes = 0;
+        const auto [end, error] = std::from_chars(text, text + std::strlen(text), bytes);
+        if (error != std::errc() || *end != 0)
+            throw std::runtime_error("FUSEDNORM_CACHE_BYTES: expected a number of bytes, got '" + std::string(text) + "'");
+        return bytes;
+    }
     const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
     return static_cast<size_t>(std::min(memory / 8, 1073741824.0));
 }
@@ -83,6 +93,11 @@ void* map(size_t bytes) {
 }
 
 }  // namespace
+
+size_t cache_limit() {
+    static const size_t limit = find_limit();
+    return limit;
+}
 
 void* take_memory(size_t bytes) {
     bytes = rounded(bytes);

@@ -7,6 +7,9 @@ namespace fusednorm {
 
 constexpr size_t kLargeBytes = size_t{1} << 20;  // smaller results are the general allocator's
 
+// Bytes of freed blocks that are kept: FUSEDNORM_CACHE_BYTES (0: none), or an eighth of the machine's memory but at most 1 GiB.
+// Throws std::runtime_error where that variable is no number; the first call is the module's import.
+size_t cache_limit();
 // At least `bytes` of memory, not initialized. Throws std::bad_alloc.
 void* take_memory(size_t bytes);
 // Gives back what take_memory(bytes) returned.

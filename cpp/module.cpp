@@ -5,6 +5,7 @@
 
 #include "arguments.hpp"
 #include "dispatch.hpp"
+#include "memory.hpp"
 #include "threads.hpp"
 
 namespace fusednorm {
@@ -29,7 +30,8 @@ py::dict config() {
 py::object set_threads(const py::handle* a) {
     const Arguments check("set_num_threads");
     const int64_t n = check.integer("n", a[0]);
-    if (n < 1 || n > 4096) check.value_error("n", "a number of threads from 1 to 4096", std::to_string(n));
+    if (n < 1 || n > kMostThreads)
+        check.value_error("n", "a number of threads from 1 to " + std::to_string(kMostThreads), std::to_string(n));
     set_num_threads(static_cast<int>(n));
     return py::none();
 }
@@ -47,6 +49,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     using namespace fusednorm;
     try {
         kernels();
+        cache_limit();
     } catch (const std::runtime_error& e) {
         throw py::import_error(e.what());
     }

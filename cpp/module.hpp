@@ -12,8 +12,6 @@ PyMethodDef* row_functions();
 PyMethodDef* moments_functions();
 PyMethodDef* gradient_functions();
 
-inline bool truth(py::handle object) { return py::bool_(py::reinterpret_borrow<py::object>(object)); }
-
 inline void run(const Operation& op, int64_t values) {
     without_gil(values, [&] { forward(op); });
 }

@@ -9,9 +9,11 @@ namespace fusednorm {
 namespace {
 
 // running = (1 - momentum) * running + momentum * batch.
-void update(const py::object& running, double* before, const double* batch, int64_t n, double momentum) {
+void update(const Arguments& check, const char* argument, const py::object& running, double* before, const double* batch,
+            int64_t n, double momentum) {
+    if (running.is_none()) return;
     for (int64_t i = 0; i < n; ++i) before[i] = (1 - momentum) * before[i] + momentum * batch[i];
-    update_channels(running, before, n);
+    update_channels(check, argument, running, before, n);
 }
 
 // The arguments of one call, read in the order of their members.
@@ -33,8 +35,8 @@ struct Channeled {
         return is_updated ? check.updatable(argument, object) : check.parameter(argument, object);
     }
     // Of batch and instance norm.
-    Channeled(const Arguments& check, const py::handle* a)
-        : use_batch(truth(a[5])),
+    Channeled(const Arguments& check, const char* flag, const py::handle* a)
+        : use_batch(check.flag(flag, a[5])),
           momentum(check.real("momentum", a[6])),
           x(check.array("x", a[0])),
           running_mean(running(check, "running_mean", a[1], use_batch)),
@@ -47,7 +49,7 @@ struct Channeled {
           activation(check.activation(a[10])),
           dtype(check.type(a[11])),
           out(a[12]),
-          return_stats(truth(a[13])) {}
+          return_stats(check.flag("return_stats", a[13])) {}
 };
 
 py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& a) {
@@ -58,7 +60,7 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
 
     Operation op;
     op.eps = a.eps, op.activation = a.activation;
-    Doubles parameters(5, channels);
+    Buffer<double> parameters(5, channels);
     double *weight = parameters.data(), *bias = weight + channels, *zero = bias + channels;
     double *running_mean = zero + channels, *running_var = running_mean + channels;
     check.channels("weight", a.weight, x, layout.axis, 1, weight);
@@ -94,7 +96,7 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     if (size > 0) run(op, size);
     if (size > 0 && a.use_batch && has_running) {
         // Averaged over the samples, where each has its own statistics.
-        Doubles batch(2, channels);
+        Buffer<double> batch(2, channels);
         double *mean = batch.data(), *var = mean + channels;
         std::fill_n(mean, 2 * channels, 0.0);
         const double parts = static_cast<double>(samples), degrees = static_cast<double>(layout.count - 1);
@@ -105,8 +107,8 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
                 var[c] += m.m2[c] / degrees / parts;
             }
         }
-        if (!a.running_mean.is_none()) update(a.running_mean, running_mean, mean, channels, a.momentum);
-        if (!a.running_var.is_none()) update(a.running_var, running_var, var, channels, a.momentum);
+        update(check, "running_mean", a.running_mean, running_mean, mean, channels, a.momentum);
+        update(check, "running_var", a.running_var, running_var, var, channels, a.momentum);
     }
     if (!a.return_stats) return y.finish();
     return with_statistics(y.finish(), op, type, layout.statistics_shape(), op.given ? 1 : layout.count,
@@ -115,12 +117,12 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
 
 py::object batch_norm(const py::handle* a) {
     const Arguments check("batch_norm");
-    return channel_norm(check, kBatch, Channeled(check, a));
+    return channel_norm(check, kBatch, Channeled(check, "training", a));
 }
 
 py::object instance_norm(const py::handle* a) {
     const Arguments check("instance_norm");
-    return channel_norm(check, kInstance, Channeled(check, a));
+    return channel_norm(check, kGroup, Channeled(check, "use_input_stats", a));
 }
 
 py::object group_norm(const py::handle* a) {
@@ -129,9 +131,9 @@ py::object group_norm(const py::handle* a) {
     const py::bool_ yes(true);
     const py::float_ zero(0.0);
     const py::handle all[] = {a[0], none, none, a[2], a[3], yes, zero, a[4], a[5], a[6], a[7], a[8], a[9], a[10]};
-    Channeled channeled(check, all);
+    Channeled channeled(check, "", all);
     channeled.num_groups = check.integer("num_groups", a[1]);
-    return channel_norm(check, group_spec(1), channeled);
+    return channel_norm(check, kGroup, channeled);
 }
 
 PyMethodDef functions[] = {

@@ -50,7 +50,8 @@ py::object result_of(const Laid& a, const Array& x, Type type) {
     const Array like = array_like(x, type);
     if (x.size() == 0) return like.array;
     if (lies_like(a.y, like)) return a.y.array;
-    return copy_of(a.y, like.array, type).array;
+    copy_rounded(a.y, like.array, type);
+    return like.array;
 }
 
 // ---- statistics that a forward pass gave
@@ -98,13 +99,13 @@ struct Channeled {
     GivenStatistics stats;
 
     // Of batch and instance norm.
-    Channeled(const Arguments& check, const py::handle* a)
+    Channeled(const Arguments& check, const char* flag, const py::handle* a)
         : grad(check.array("grad", a[0])),
           x(check.array("x", a[1])),
           running_mean(check.parameter("running_mean", a[2])),
           running_var(check.parameter("running_var", a[3])),
           weight(check.parameter("weight", a[4])),
-          use_batch(truth(a[5])),
+          use_batch(check.flag(flag, a[5])),
           eps(check.eps(a[6])),
           channel_axis(check.integer("channel_axis", a[7])),
           stats(check, a[8], true) {}
@@ -117,7 +118,7 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, Chann
     const int64_t channels = layout.channels, stats = layout.samples * layout.groups;
     GradientOperation op;
     op.of.eps = a.eps;
-    Doubles parameters(5, channels);
+    Buffer<double> parameters(5, channels);
     double *weight = parameters.data(), *running_mean = weight + channels, *running_var = running_mean + channels;
     op.grad_weight = running_var + channels, op.grad_bias = op.grad_weight + channels;
     const Type type = gradient_type(a.weight, x.type);
@@ -134,14 +135,13 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, Chann
 
     op.of.weight = weight;
     std::fill_n(op.grad_weight, 2 * channels, 0.0);
-    std::vector<double> running;
-    if (op.constant && !a.stats.any) {
-        running.resize(static_cast<size_t>(2 * stats));
-        for (size_t i = 0, n = static_cast<size_t>(stats); i < n; ++i) {
-            running[i] = running_mean[i % static_cast<size_t>(channels)];
-            running[n + i] = 1 / std::sqrt(running_var[i % static_cast<size_t>(channels)] + op.of.eps);
-        }
-        op.mean = running.data(), op.rstd = running.data() + stats;
+    const bool is_running = op.constant && !a.stats.any;
+    Buffer<double> running(2, is_running ? stats : 0);
+    if (is_running) {
+        double *mean = running.data(), *rstd = mean + stats;
+        for (int64_t i = 0; i < stats; ++i)
+            mean[i] = running_mean[i % channels], rstd[i] = 1 / std::sqrt(running_var[i % channels] + op.of.eps);
+        op.mean = mean, op.rstd = rstd;
     }
     const Laid arrays = lay_out(x, grad, op, [&](Operation& to, const Operands& from) { layout.push_axes(to, from); });
     if (x.size() > 0) run(op, x.size(), a.stats);
@@ -151,12 +151,12 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, Chann
 
 py::object batch_norm_backward(const py::handle* a) {
     const Arguments check("batch_norm_backward");
-    return channel_gradients(check, kBatch, Channeled(check, a));
+    return channel_gradients(check, kBatch, Channeled(check, "training", a));
 }
 
 py::object instance_norm_backward(const py::handle* a) {
     const Arguments check("instance_norm_backward");
-    return channel_gradients(check, kInstance, Channeled(check, a));
+    return channel_gradients(check, kGroup, Channeled(check, "use_input_stats", a));
 }
 
 py::object group_norm_backward(const py::handle* a) {
@@ -164,9 +164,9 @@ py::object group_norm_backward(const py::handle* a) {
     const py::none none;
     const py::bool_ yes(true);
     const py::handle all[] = {a[0], a[1], none, none, a[3], yes, a[4], a[5], a[6]};
-    Channeled channeled(check, all);
+    Channeled channeled(check, "", all);
     channeled.num_groups = check.integer("num_groups", a[2]);
-    return channel_gradients(check, group_spec(1), std::move(channeled));
+    return channel_gradients(check, kGroup, std::move(channeled));
 }
 
 // ---- layer and rms
@@ -203,7 +203,7 @@ py::tuple row_gradients(const char* function, const NormSpec& spec, const py::ha
     a.stats.shape(check, {x.shape, x.shape + first});
     const std::vector<py::ssize_t> shape(x.shape + first, x.shape + x.ndim);
     const int64_t channels = product(x.shape, first, x.ndim);
-    Doubles gradients(2, channels);
+    Buffer<double> gradients(2, channels);
     op.of.weight = weight.data();
     op.grad_weight = gradients.data(), op.grad_bias = op.grad_weight + channels;
     std::fill_n(op.grad_weight, 2 * channels, 0.0);

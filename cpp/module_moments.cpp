@@ -48,7 +48,7 @@ py::object moments(const py::handle* a) {
     const AxesGiven axes = axes_given(check, "axis", a[1]);
     const double ddof = check.real("ddof", a[2]);
     if (!std::isfinite(ddof)) check.value_error("ddof", "a finite number", text_of(a[2]));
-    const bool keepdims = truth(a[3]);
+    const bool keepdims = check.flag("keepdims", a[3]);
     const std::optional<Type> asked = check.type(a[4]);
 
     const Array x = check.input("x", array);
@@ -74,6 +74,16 @@ py::object moments(const py::handle* a) {
         m.m2[i] = count > 0 ? m.m2[i] / std::max(static_cast<double>(count) - ddof, 0.0) : NAN;
     }
     return py::make_tuple(rounded(m.mean, type, shape, strides.data()), rounded(m.m2, type, shape, strides.data()));
+}
+
+// Doubles as an array of a float dtype.
+py::object rounded_array(const py::handle* a) {
+    const Arguments check("rounded");
+    const Array x = check.input("x", check.array("x", a[0]));
+    const std::optional<Type> type = check.type(a[1]);
+    const Array like = array_like(x, type.value_or(Type::f64));
+    copy_rounded(x, like.array, like.type);
+    return like.array;
 }
 
 // ---- running states
@@ -138,6 +148,7 @@ py::object merge(const py::handle* a) {
 
 PyMethodDef functions[] = {
     FUSEDNORM_FUNCTION(moments, 5, "(x, axis, ddof, keepdims, dtype, /)"),
+    FUSEDNORM_FUNCTION(rounded_array, 2, "(x, dtype, /)"),
     FUSEDNORM_FUNCTION(pooled, 4, "(function, argument, x, channel_axis, /)"),
     FUSEDNORM_FUNCTION(merge, 2, "(into, other, /)"),
     {nullptr, nullptr, 0, nullptr},

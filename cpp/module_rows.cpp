@@ -29,26 +29,31 @@ struct Rowwise {
     void read_rest(const Arguments& check, py::handle activation_, py::handle dtype_, py::handle return_stats_) {
         activation = check.activation(activation_);
         dtype = check.type(dtype_);
-        return_stats = truth(return_stats_);
+        return_stats = check.flag("return_stats", return_stats_);
     }
 };
 
-// The parameters of a row: kept alive while the operation runs.
+// The parameters of a row, or none: kept alive while the operation runs.
 struct RowParameters {
     int dims;  // trailing dimensions that are pooled
-    py::array weight, bias;
+    py::object weight, bias;
 };
 
 RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const Rowwise& a, const Array& x, Type type,
                             bool is_in_float, Operation& op) {
     const int n = a.normalized_shape.count(check, x), first = x.ndim - n;
-    op.centered = spec.centered, op.rows_only = spec.rows_only;
+    op.centered = spec.centered;
     op.eps = a.eps.value_or(smallest_step(type));
+    // No weights: the row is one channel, with the weight 1 and the bias 0. (Adding 0 would lose rms norm's -0.)
+    static const double one = 1, zero = 0;
+    op.rows_only = (!spec.centered && x.size() > 0) || !a.weight.is_none() || !a.bias.is_none();
+    op.weight = &one, op.bias = &zero;
+    if (!op.rows_only) return {n, {}, {}};
     const Type weights = weight_type(is_in_float);
-    RowParameters p{n, check.values("weight", a.weight, weights, x.shape + first, n, 1),
-                    check.values("bias", a.bias, weights, x.shape + first, n, 0)};
-    op.weight = p.weight.data(), op.bias = p.bias.data();
-    return p;
+    const py::array weight = check.values("weight", a.weight, weights, x.shape + first, n, 1),
+                    bias = check.values("bias", a.bias, weights, x.shape + first, n, 0);
+    op.weight = weight.data(), op.bias = bias.data();
+    return {n, weight, bias};
 }
 
 py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {

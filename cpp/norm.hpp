@@ -7,18 +7,16 @@
 
 namespace fusednorm {
 
-// group_size: channels that share a statistic (0: all of them). pool_outer: the samples share it too.
-// centered: the mean is subtracted. rows_only: the channels are the whole sample, so each value has its own weight.
+// pool_outer: the samples share a channel's statistics. centered: the mean is subtracted. rows_only: the channels are the
+// whole sample, so each value has its own weight. Instance norm is group norm with a group for each channel.
 struct NormSpec {
-    int64_t group_size;
     bool pool_outer, centered, rows_only;
 };
 
-constexpr NormSpec kBatch{1, true, true, false};
-constexpr NormSpec kInstance{1, false, true, false};
-constexpr NormSpec kLayer{0, false, true, true};
-constexpr NormSpec kRms{0, false, false, true};
-constexpr NormSpec group_spec(int64_t group_size) { return {group_size, false, true, false}; }
+constexpr NormSpec kBatch{true, true, false};
+constexpr NormSpec kGroup{false, true, false};
+constexpr NormSpec kLayer{false, true, true};
+constexpr NormSpec kRms{false, false, true};
 
 // One operation on arrays that exist. Null pointers mean: absent.
 struct Operation {
@@ -57,6 +55,11 @@ inline bool in_float(const Operation& op) {
 
 // The type of weight and bias of an operation with rows_only.
 constexpr Type weight_type(bool is_in_float) { return is_in_float ? Type::f32 : Type::f64; }
+
+// Where the value `offset` values behind the first lies.
+inline const char* at(const void* array, int64_t offset, Type type) {
+    return static_cast<const char*>(array) + offset * size_of(type);
+}
 
 // Writes y and moments, as far as they are not null. x holds at least one value. Throws std::bad_alloc before it writes.
 void forward(const Operation& op);

@@ -77,7 +77,7 @@ void push_row_axes(Operation& op, const Operands& arrays, int dims) {
     const int first = x.ndim - dims;
     for (int i = 0; i < x.ndim; ++i) {
         const int64_t step = product(x.shape, i + 1, i < first ? first : x.ndim);
-        op.axes.push(arrays.axis(i, i < first ? step : 0, i < first ? 0 : step));
+        op.axes.push(arrays.axis(i, i < first ? step : 0, i < first || !op.rows_only ? 0 : step));
     }
 }
 

@@ -1,8 +1,10 @@
 // From a function's arrays to the axes of its operation, with the checks of what describes them.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "arguments.hpp"
+#include "buffer.hpp"
 
 namespace fusednorm {
 
@@ -19,9 +21,9 @@ int64_t product(const py::ssize_t* shape, int begin, int end);
 
 // The moments of statistics 0 ... n - 1, in memory of their own.
 struct Statistics {
-    std::vector<double> memory;
+    Buffer<double> memory;
     int64_t n;
-    explicit Statistics(int64_t count) : memory(static_cast<size_t>(3 * count)), n(count) {}
+    explicit Statistics(int64_t count) : memory(3, count), n(count) { std::fill_n(memory.data(), 3 * n, 0.0); }
     Moments moments() { return {memory.data(), memory.data() + n, memory.data() + 2 * n}; }
 };
 

@@ -12,13 +12,6 @@ bool is_plain_float(const py::array& a, Type& type) {
     return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
 }
 
-// The one axis of a parameter that is not 1: its step in bytes.
-py::ssize_t channel_step(const py::array& a) {
-    for (py::ssize_t i = 0; i < a.ndim(); ++i)
-        if (a.shape(i) != 1) return a.strides(i);
-    return 0;
-}
-
 template <class T>
 void read_strided(const void* from, py::ssize_t step, int64_t n, double* to) {
     const char* p = static_cast<const char*>(from);
@@ -61,7 +54,15 @@ py::object Arguments::updatable(const char* argument, py::handle object) const {
     const bool is_array = py::isinstance<py::array>(object) || object.is_none();
     if (!is_array && (is_list(object) || PyNumber_Check(object.ptr()) == 0))
         type_error(argument, "an array that can be updated in place", text_of(object));
-    return array(argument, object);
+    py::object a = array(argument, object);
+    if (is_array) return a;
+    // One that gives a copy of its values gives another copy when it is asked again.
+    const py::object again = array(argument, object);
+    const auto memory = [](const py::object& one) { return py::reinterpret_borrow<py::array>(one).data(); };
+    if (py::reinterpret_borrow<py::array>(a).size() > 0 && memory(a) != memory(again))
+        type_error(argument, "an array that can be updated in place",
+                   std::string(Py_TYPE(object.ptr())->tp_name) + ", which gives a copy of its values");
+    return a;
 }
 
 Type gradient_type(const py::object& parameter, Type x) {
@@ -85,6 +86,12 @@ void Arguments::check_writable(const char* argument, const py::object& parameter
     for (py::ssize_t i = 0; i < a.ndim(); ++i)
         if (a.shape(i) > 1 && a.strides(i) == 0)
             value_error(argument, "an array whose elements do not share memory", "a stride of 0");
+}
+
+py::ssize_t channel_step(const py::array& a) {
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        if (a.shape(i) != 1) return a.strides(i);
+    return 0;
 }
 
 void Arguments::channels(const char* argument, const py::object& parameter, const Array& x, int channel_axis, double none,
@@ -113,26 +120,6 @@ void Arguments::channels(const char* argument, const py::object& parameter, cons
         read_strided<float>(a.data(), step, n, to);
     } else {
         read_strided<double>(a.data(), step, n, to);
-    }
-}
-
-void update_channels(const py::object& target, const double* values, int64_t n) {
-    const py::array a = target;
-    Type type;
-    if (!is_plain_float(a, type)) {
-        const QuietCasts quiet;
-        const py::array_t<double> wide(n, values);
-        numpy().attr("copyto")(a, wide.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
-        return;
-    }
-    char* p = proxy(a)->data;
-    const auto step = channel_step(a);
-    for (int64_t i = 0; i < n; ++i, p += step) {
-        if (type == Type::f32) {
-            *reinterpret_cast<float*>(p) = static_cast<float>(values[i]);
-        } else {
-            *reinterpret_cast<double*>(p) = values[i];
-        }
     }
 }
 

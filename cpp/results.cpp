@@ -24,7 +24,7 @@ Type type_of_memory(const py::array& a) {
 }  // namespace
 
 Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<Array> beside,
-               std::initializer_list<py::array> before) {
+               std::initializer_list<py::object> before) {
     if (out.is_none()) {
         view = array_like(x, type);
         return;
@@ -45,7 +45,11 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
     bool direct = !is_odd(a) && (!overlap(view, x) || same_places(view, x));
     for (const Array& other : beside)
         if (other.data) direct = direct && (!overlap(view, other) || same_places(view, other));
-    for (const py::array& other : before) direct = direct && !overlap(view, view_of(other, type_of_memory(other)));
+    for (const py::object& other : before) {
+        if (!other) continue;
+        const auto array = py::reinterpret_borrow<py::array>(other);
+        direct = direct && !overlap(view, view_of(array, type_of_memory(array)));
+    }
     if (direct) return;
     target = a;
     view = array_like(x, type);
@@ -62,6 +66,37 @@ py::array rounded(const double* values, Type type, const std::vector<py::ssize_t
     const FinishTile tile{values, proxy(a)->data, 1, a.size(), a.size(), a.size(), false};
     if (a.size() > 0) kernels().finish[static_cast<int>(type)](tile);
     return a;
+}
+
+void copy_rounded(const Array& from, const py::array& to, Type type) {
+    // ml_dtypes goes from float64 to bfloat16 by way of float32.
+    const bool twice = type == Type::bf16 && from.type == Type::f64;
+    if (!twice) return void(copy_of(from, to, type));
+    const Array wide = is_dense(from) ? from : dense_copy(from, Type::f64);
+    const Array narrow = array_like(wide, type);
+    const FinishTile tile{reinterpret_cast<const double*>(wide.data), narrow.data, 1, from.size(), 0, 0, false};
+    if (from.size() > 0) kernels().finish[static_cast<int>(type)](tile);
+    copy_of(narrow, to, type);
+}
+
+void update_channels(const Arguments& check, const char* argument, const py::object& target, const double* values, int64_t n) {
+    const py::array a = target;
+    Type type;
+    if (!check.is_plain(argument, a, type)) {
+        type_of(a.dtype(), type);
+        const QuietCasts quiet;
+        numpy().attr("copyto")(a, rounded(values, type, {n}).attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
+        return;
+    }
+    char* p = proxy(a)->data;
+    const auto step = channel_step(a);
+    for (int64_t i = 0; i < n; ++i, p += step) {
+        if (type == Type::f32) {
+            *reinterpret_cast<float*>(p) = static_cast<float>(values[i]);
+        } else {
+            *reinterpret_cast<double*>(p) = values[i];
+        }
+    }
 }
 
 py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,

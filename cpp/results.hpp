@@ -5,11 +5,12 @@
 namespace fusednorm {
 
 // Where out cannot be written directly (it overlaps an input in part, or its memory is odd), a temporary stands in, and
-// finish() copies it. beside: arrays of x's shape that may lie in the very same place, as x may. before: arrays that may not.
+// finish() copies it. beside: arrays of x's shape that may lie in the very same place, as x may. before: arrays that may not,
+// or nothing.
 class Result {
 public:
     Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<Array> beside,
-           std::initializer_list<py::array> before);
+           std::initializer_list<py::object> before);
     Array view;
     py::object finish();
     // Where the values end: out, or the fresh array.
@@ -21,6 +22,12 @@ private:
 
 // A new array of doubles that are rounded once to a float type. strides: null for C order; dense.
 py::array rounded(const double* values, Type type, const std::vector<py::ssize_t>& shape, const py::ssize_t* strides = nullptr);
+
+// The values of from in to, an array of its shape and of this type, rounded once.
+void copy_rounded(const Array& from, const py::array& to, Type type);
+
+// Writes n values into an array that channels() read and updatable() allowed, in its own dtype.
+void update_channels(const Arguments& check, const char* argument, const py::object& target, const double* values, int64_t n);
 
 // (y, mean, rstd), the statistics as float32, or as float64 where y is. repeats: so many of them are for every sample.
 py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,

@@ -1,8 +1,8 @@
 // What the schedules share: thresholds, and memory for their numbers.
 #pragma once
 #include <algorithm>
-#include <memory>
 
+#include "buffer.hpp"
 #include "kernels/kernels.hpp"
 #include "view.hpp"
 
@@ -43,21 +43,12 @@ private:
     int64_t along(int64_t run) const { return (run - before(run) * each) * batch; }
 };
 
-// n values, not initialized; few of them lie in place, since a call on a small array would feel the allocations.
-template <class T>
-class Buffer {
-public:
-    Buffer(Buffer&&) = delete;
-    explicit Buffer(int64_t n) : heap(n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr) {}
-    T* at(int64_t i) { return (heap ? heap.get() : reinterpret_cast<T*>(in_place)) + i; }
-
-private:
-    static constexpr int64_t kInPlace = 2048 / sizeof(T);
-    alignas(64) char in_place[2048];
-    std::unique_ptr<T[]> heap;
-};
-
 inline Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
+
+// Into how many parts the writing of so many values in so many pieces is cut, where threads share it.
+inline int64_t parts_of(int64_t values, int64_t pieces, int threads) {
+    return std::clamp<int64_t>(values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+}
 
 // Whether each thread takes units of its own.
 inline bool are_enough(int64_t units, int threads) {

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <exception>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <sstream>
 #include <thread>
@@ -55,7 +56,7 @@ int openmp_default = 1;  // what OpenMP said at the start: OMP_NUM_THREADS, else
 
 // Before any call: a static object, so that the numbers are those of the process's start.
 const bool started = [] {
-    openmp_default = std::max(1, omp_get_max_threads());
+    openmp_default = std::clamp(omp_get_max_threads(), 1, kMostThreads);
     const double cpus = cgroup_cpus();
     limit = std::isfinite(cpus) ? std::min(openmp_default, std::max(1, static_cast<int>(std::ceil(cpus)))) : openmp_default;
     // The runtime's threads do not exist in a child, and the runtime would wait for them.
@@ -80,13 +81,16 @@ void leave_core(int core) {
 #endif
 }
 
+constexpr int kMostSpare = 64;
+
 // So many threads, or fewer where the system refuses them (a limit on the user's processes, or a container's): OpenMP would
 // end the process. Tried once per calling thread, whose threads OpenMP keeps: 0.1 to 0.2 ms.
 int startable(int threads) {
-    thread_local int proven = 1;
+    thread_local int proven = 1, refused = std::numeric_limits<int>::max();
     if (threads <= proven) return threads;
+    if (threads >= refused) return proven;
     // And some more: a thread that was joined counts until the system has put it away, a moment later.
-    const size_t wanted = static_cast<size_t>(threads - 1), tried = wanted + std::min<size_t>(wanted, 64);
+    const auto tried = static_cast<size_t>(threads - 1 + std::min(threads - 1, kMostSpare));
     std::mutex gate;
     std::vector<std::thread> waiting;
     waiting.reserve(tried);
@@ -98,8 +102,10 @@ int startable(int threads) {
         }
     }
     for (std::thread& thread : waiting) thread.join();
-    if (waiting.size() == tried) proven = threads;
-    return proven;
+    if (waiting.size() == tried) return proven = threads;
+    refused = threads;
+    const auto began = static_cast<int>(waiting.size());
+    return proven = std::max(proven, 1 + std::max(began / 2, began - kMostSpare));
 }
 
 // The edges of the parallel region, for ThreadSanitizer: OpenMP's runtime is not built with it.

@@ -5,6 +5,7 @@
 
 namespace fusednorm {
 
+constexpr int kMostThreads = 4096;
 int get_num_threads();        // what a call from this thread would use
 void set_num_threads(int n);  // n >= 1, for the whole process
 std::string openmp_runtime();

@@ -3,18 +3,36 @@
 
 #include <algorithm>
 
+#include "schedule.hpp"
+
 namespace fusednorm {
 namespace {
 
 // Values that go through double on their way: what a first-level cache holds beside x, r and y.
 constexpr int64_t kThroughValues = 1024;
 
-int64_t width_index(Type t) {
-    const int64_t bytes = size_of(t);
-    return bytes == 1 ? 0 : bytes == 2 ? 1 : bytes == 4 ? 2 : 3;
-}
+constexpr int64_t kMomentsEach = 4;  // of a workspace: piece, segment, unit, stats
 
 }  // namespace
+
+Workspaces::Workspaces(const Tiles& of, int64_t n, int64_t columns, int64_t coefficients, int threads)
+    : tiles(of),
+      stats(n),
+      scratch(columns > 0 ? cols_scratch(columns) : 0),
+      doubles_each(kMomentsEach * 3 * stats + scratch + 3 * coefficients),
+      packed_each(tiles.packed_bytes()),
+      doubles(doubles_each, threads),
+      packed(packed_each, threads) {}
+
+Workspace Workspaces::at(int slot) {
+    Workspace w;
+    tiles.place_packed(w, packed.at(packed_each * slot));
+    double* d = doubles.at(doubles_each * slot);
+    for (Moments* each : {&w.piece, &w.segment, &w.unit, &w.stats}) *each = moments_at(d, stats), d += 3 * stats;
+    w.scratch = d;
+    w.coefficients = reinterpret_cast<char*>(d + scratch);
+    return w;
+}
 
 Tiles::Tiles(const Operation& operation, const Plan& plan_, const Kernels& kernels)
     : x_type(static_cast<int>(operation.x_type) < kReadTypes ? operation.x_type : Type::f64),
@@ -41,11 +59,11 @@ void Tiles::place_packed(Workspace& w, char* memory) const {
 }
 
 const void* Tiles::read(const Tiling& tiling, const Piece& p, const Workspace& w, int64_t& ld) const {
-    const char* x = static_cast<const char*>(op.x) + p.at.x * size_of(op.x_type);
+    const char* x = at(op.x, p.at.x, op.x_type);
     ld = p.row.x;
     if (!tiling.pack_x) return x;
     const CopyTile tile{x, w.x, p.rows, p.cols, p.row.x, tiling.cols.x, p.cols, 1};
-    (x_type == op.x_type ? k.copy[width_index(x_type)] : k.widen[static_cast<int>(op.x_type)])(tile);
+    (x_type == op.x_type ? k.copy[shift_of(x_type)] : k.widen[static_cast<int>(op.x_type)])(tile);
     ld = p.cols;
     return w.x;
 }
@@ -64,9 +82,8 @@ NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t fir
     t.center = c.center + skip, t.scale = c.scale + skip, t.shift = c.shift + skip;
     t.coef_ld = step;
     if (plan.coefs == Coefs::both) {
-        const int64_t size = single ? 4 : 8;
-        t.weight = static_cast<const char*>(row_weight) + p.at.affine * size;
-        t.bias = static_cast<const char*>(row_bias) + p.at.affine * size;
+        const Type type = weight_type(single);
+        t.weight = at(row_weight, p.at.affine, type), t.bias = at(row_bias, p.at.affine, type);
         t.affine_ld = p.row.affine;
         if (!op.centered && !c.wide) t.center = nullptr;
     }
@@ -101,7 +118,7 @@ void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int6
 
 void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Workspace& w) const {
     t.x = read(plan.write, p, w, t.x_ld);
-    char* y = static_cast<char*>(op.y) + p.at.y * size_of(op.y_type);
+    char* y = const_cast<char*>(at(op.y, p.at.y, op.y_type));
     const bool pack_y = plan.write.pack_y;
     t.y = pack_y ? w.y : y;
     t.y_ld = pack_y ? p.cols : p.row.y;
@@ -109,13 +126,13 @@ void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Work
     if (how == Way::through) {
         through_double(p, t, w);
     } else if (how == Way::fused) {
-        if (op.r) t.r = static_cast<const char*>(op.r) + p.at.r * size_of(op.r_type), t.r_ld = p.row.r;
+        if (op.r) t.r = at(op.r, p.at.r, op.r_type), t.r_ld = p.row.r;
         t.floor = op.activation == Activation::relu ? 0 : kNoFloor;
         k.fused[type][op.r != nullptr][coefs](t);
     } else {
         k.normalize[type][coefs](t);
     }
-    if (pack_y) k.copy[width_index(op.y_type)]({w.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
+    if (pack_y) k.copy[shift_of(op.y_type)]({w.y, y, p.rows, p.cols, p.cols, 1, p.row.y, plan.write.cols.y});
 }
 
 void Tiles::through_double(const Piece& p, NormalizeTile t, const Workspace& w) const {
@@ -142,7 +159,7 @@ void Tiles::through_double(const Piece& p, NormalizeTile t, const Workspace& w) 
 }
 
 void Tiles::add_residual(const Piece& p, double* t, const Workspace& w) const {
-    AddTile a{static_cast<const char*>(op.r) + p.at.r * size_of(op.r_type), t, p.rows, p.cols, p.row.r, p.cols};
+    AddTile a{at(op.r, p.at.r, op.r_type), t, p.rows, p.cols, p.row.r, p.cols};
     Type type = op.r_type;
     if (plan.write.pack_r) {
         k.widen[static_cast<int>(type)]({a.r, w.r, p.rows, p.cols, p.row.r, plan.write.cols.r, p.cols, 1});

@@ -1,6 +1,7 @@
 // One thread's work on one piece of an operation: bring it into the form that the kernels read, normalize it, and what
 // follows. Knows no schedule.
 #pragma once
+#include "buffer.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
 
@@ -17,6 +18,22 @@ struct Workspace {
     double* scratch;
     Moments piece, segment, unit, stats;
     char* coefficients;
+};
+
+class Tiles;
+
+// The workspaces of the threads: moments of `stats` statistics, scratch for columns where there are any, packed tiles, and so
+// many coefficients.
+class Workspaces {
+public:
+    Workspaces(const Tiles& tiles, int64_t stats, int64_t columns, int64_t coefficients, int threads);
+    Workspace at(int slot);
+
+private:
+    const Tiles& tiles;
+    int64_t stats, scratch, doubles_each, packed_each;
+    Buffer<double> doubles;
+    Buffer<char> packed;
 };
 
 class Tiles {

@@ -115,6 +115,40 @@ def check_backward(dtype, channel_axis, sizes):
         np.testing.assert_array_equal(a, b)
 
 
+def check_half_precision():
+    """A gradient whose two terms nearly cancel is rounded once."""
+    rng = np.random.default_rng(3)
+    x, grad = rng.normal(0, 1, (20, 3, 4)).astype("f2"), rng.normal(30, 1, (20, 3, 4)).astype("f2")
+    layer, whole = (make(3, dtype="f2") for make in (SyncBatchNorm, BatchNorm))
+    sizes = (5, 5, 5, 5)
+    wanted, got = whole.backward(grad, x)[0], layer.backward(part(grad, sizes), part(x, sizes))[0]
+    assert got.dtype == np.float16
+    # Float32 terms of size 30, then one rounding of what is left, below 8.
+    np.testing.assert_allclose(got, part(wanted, sizes), rtol=0, atol=64 * 2.0**-23 * 30 + 8 * 2.0**-11)
+
+
+def check_options_may_change():
+    """As in BatchNorm: what is tracked, and what is not."""
+    x = np.random.default_rng(4).normal(3, 2, (4, 2))
+    for change in (
+        {"running_var": None},
+        {"running_mean": None},
+        {"track_running_stats": False},
+        {"num_batches_tracked": None},
+    ):
+        layer, whole = (make(2, dtype="f8") for make in (SyncBatchNorm, BatchNorm))
+        for each, batch in ((layer, x), (whole, np.concatenate([x] * 4))):
+            vars(each).update(change)
+            each(batch)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            got, wanted = (getattr(each, name) for each in (layer, whole))
+            assert (got is None) == (wanted is None)
+            if got is not None:
+                np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    with np.errstate(all="raise"):
+        SyncBatchNorm(1)(np.array([[1e300], [2e300]]))
+
+
 def check_dtypes_without_parameters():
     layer, alone = (make(3, affine=False) for make in (SyncBatchNorm, BatchNorm))
     for dtype in ("u1", "f2", "f4", "f8"):
@@ -144,6 +178,15 @@ def check_errors():
     assert layer.num_batches_tracked == 0
     error, text = (ValueError, "grad") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer.backward(np.ones((4, 2 + odd)), np.ones((4, 2))))
+    layer.momentum = "x" if odd else 0.1
+    error, text = (TypeError, "SyncBatchNorm: momentum: expected a number") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer(np.ones((4, 2))))
+    layer.momentum = 0.1
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        getattr(layer, name).flags.writeable = not odd
+        error, text = (ValueError, f"{name}: expected an array that can be updated") if odd else (RuntimeError, "another rank")
+        assert raises(error, text, lambda: layer(np.ones((4, 2))))
+        getattr(layer, name).flags.writeable = True
     assert layer(np.ones((0, 2))).shape == (0, 2)
     assert layer.backward(np.ones((0, 2)), np.ones((0, 2)))[0].shape == (0, 2)
     np.testing.assert_array_equal(layer.running_mean, before)
@@ -163,6 +206,8 @@ def main():
                     check_layer(dtype, channel_axis, momentum, sizes)
             for sizes in SPLITS:
                 check_backward(dtype, channel_axis, sizes)
+    check_half_precision()
+    check_options_may_change()
     check_dtypes_without_parameters()
     check_errors()
     COMM.Barrier()

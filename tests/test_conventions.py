@@ -213,3 +213,32 @@ def test_names_that_are_no_text():
         fn.from_state(fn.LayerNorm, {"scale": [1.0]}, "flax", name=3)
     with pytest.raises(ValueError, match="from_state: convention: expected"):
         fn.from_state(fn.LayerNorm, {"scale": [1.0]}, [])
+
+
+def test_a_layer_of_the_top_comes_before_one_within(rng):
+    """As in every ResNet."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    state = {f"{layer}.{name}": rng.random(3) for layer in ("bn1", "layer1.0.bn1", "layer2.0.bn1") for name in names}
+    for name in ("bn1", "layer1.0.bn1"):
+        layer = fn.from_state(fn.BatchNorm2d, state, "torch", name=name)
+        np.testing.assert_array_equal(layer.running_mean, state[f"{name}.running_mean"])
+    for name in ("", "0.bn1"):
+        with pytest.raises(ValueError, match=r"expected the name of one of the layers .*layer1/0/bn1, layer2/0/bn1, got"):
+            fn.from_state(fn.BatchNorm2d, state, "torch", name=name)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_dtype_is_that_of_the_arrays(dtype, rng):
+    state = {"scale": rng.random(3).astype(dtype), "bias": rng.random(3).astype(dtype)}
+    layer = fn.from_state(fn.LayerNorm, state, "flax")
+    np.testing.assert_array_equal(layer.weight, state["scale"])
+    assert layer.bias.dtype == dtype
+    assert fn.from_state(fn.LayerNorm, state, "flax", dtype=np.float32).weight.dtype == np.float32
+
+
+@pytest.mark.parametrize("convention", ["torch", "keras"])
+@pytest.mark.parametrize("momentum", ["x", [0.1]])
+def test_momentum_is_a_number(convention, momentum):
+    names = {"torch": ("running_mean", "running_var"), "keras": ("moving_mean", "moving_variance")}[convention]
+    with pytest.raises(TypeError, match="from_state: momentum: expected a number"):
+        fn.from_state(fn.BatchNorm1d, {name: np.ones(2) for name in names}, convention, momentum=momentum)

@@ -167,6 +167,19 @@ def test_errors_come_before_anything_is_computed():
             call()
 
 
+def test_checks_compute_nothing():
+    """A row that is all of x: its stand-in for the checks has no value either."""
+    x = da.zeros((2**20, 2**21), np.float32, chunks=2**16)
+    for norm in (fd.layer_norm, fd.rms_norm):
+        assert norm(x, x.shape, residual=x).shape == x.shape
+
+
+def test_parameters_as_the_functions_take_them(rng):
+    x, weight = rng.normal(size=(6, 9)), rng.random(9)
+    for given in (weight[None], weight.tolist(), da.from_array(weight[None], chunks=4)):
+        np.testing.assert_array_equal(fd.layer_norm(da.from_array(x, chunks=(3, 9)), 9, given), fn.layer_norm(x, 9, weight))
+
+
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker():
     """In a process of its own: two worker processes, one killed once a few blocks are done."""

@@ -163,13 +163,34 @@ def test_one_value_per_channel(rng):
         fn.instance_norm_backward(grad[..., None], x[..., None])
 
 
+@pytest.mark.parametrize("dtype", cases.FLOATS)
+@pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("norm", ["batch eval", "instance eval"])
-def test_constant_statistics_let_infinite_values_be(norm, rng):
-    x, grad = rng.normal(0, 1, (2, 3, 4, 20))
+def test_constant_statistics_let_infinite_values_be(norm, value, dtype, rng):
+    x, grad = rng.normal(0, 1, (2, 3, 4, 20)).astype(dtype)
     call = cases.make_call(norm, x, rng)
     wanted = call.backward(grad, x)[0]
-    x[0, 1, 3] = np.inf
+    x[0, 1, 3] = value
     np.testing.assert_array_equal(call.backward(grad, x)[0], wanted)
+    grad[0, 1, 3] = value
+    wanted[0, 1, 3] = np.copysign(value, call.weight[1])
+    np.testing.assert_array_equal(call.backward(grad, x)[0].astype(float), wanted.astype(float))
+
+
+@pytest.mark.parametrize("dtype", cases.FLOATS)
+@pytest.mark.parametrize("norm", ["batch", "batch eval", "instance", "group"])
+def test_an_infinite_gradient_goes_to_its_weight(norm, dtype, rng):
+    """By way of grad * xhat, whose sign is that of xhat."""
+    x, grad = rng.normal(5, 1, (2, 3, 4, 20)).astype(dtype)
+    call = cases.make_call(norm, x, rng)
+    normalized = replace(call, weight=None, bias=None).run(x)
+    for at in ((0, 1, 3), (2, 2, 7)):
+        infinite = grad.copy()
+        infinite[at] = np.inf
+        _, to_weight, to_bias = call.backward(infinite, x)
+        assert to_weight[at[1]] == np.copysign(np.inf, normalized[at])
+        assert to_bias[at[1]] == np.inf
+        assert np.isfinite(np.delete(to_weight, at[1])).all()
 
 
 # ---- the same by other ways

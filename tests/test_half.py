@@ -151,3 +151,17 @@ def test_constant_channel_is_its_bias(dtype, rng):
     x = np.full((300, 5), 1234, dtype)
     bias = rng.normal(size=5).astype(dtype)
     np.testing.assert_array_equal(fn.batch_norm(x, training=True, bias=bias), np.broadcast_to(bias, x.shape))
+
+
+def test_float64_becomes_bfloat16_by_one_rounding():
+    """Just above a tie, which float32 does not tell from it: in results, gradients, running statistics and folded weights."""
+    bfloat16, value = ml_dtypes.bfloat16, 1 + 2**-8 + 2**-40
+    one, zero, above = np.ones(1), np.zeros(1), 1 + 2**-7
+    running = np.zeros(1, bfloat16)
+    x = np.full((2, 1), value)
+    fn.batch_norm(x, running, np.ones(1), training=True, momentum=1)
+    assert running == above
+    assert (fn.batch_norm(x, zero, one, eps=0, dtype=bfloat16) == above).all()
+    assert (fn.batch_norm_backward(x, np.ones((2, 1), bfloat16), zero, one, eps=0)[0] == above).all()
+    weight = np.ones((1, 1), bfloat16)
+    assert all((a == above).all() for a in fn.fuse_linear_bn_weights(weight, np.ones(1, bfloat16), zero, one, 0, [value], None))

@@ -38,6 +38,19 @@ def test_results_that_no_memory_holds(call, shape):
         call(repeated(*shape))
 
 
+@pytest.mark.skipif("FUSEDNORM_SANITIZED" in os.environ, reason="the sanitizer ends the process instead of throwing")
+@pytest.mark.parametrize("parts", range(2, 8))
+def test_numbers_of_statistics_beyond_64_bits(parts):
+    """So many of each, times `parts`, is a small number modulo 2^64."""
+    x = repeated(2**64 // parts + 1) if parts > 2 else repeated(2**63 - 1)
+    with pytest.raises(MemoryError):
+        fn.moments(x, ())
+    with pytest.raises(MemoryError):
+        fn.RunningMoments(0).update(x)
+    with pytest.raises(MemoryError):
+        fn.batch_norm(x[None], np.zeros(1), np.ones(1), channel_axis=1)
+
+
 @pytest.mark.parametrize("dtype", ["u1", *cases.FLOATS])
 def test_moments_of_a_value_repeated_without_end(dtype):
     mean, var = fn.moments(repeated(2**20, 2**20, dtype=dtype))
@@ -60,12 +73,55 @@ class Changing:
 
 @pytest.mark.parametrize("name", ["running_mean", "running_var"])
 def test_running_statistics_that_shrink(name):
-    """What is updated is what was checked."""
+    """What gives another array each time cannot be updated."""
     first, second = np.full(4096, 0.5), np.full(1, 0.5)
     running = {"running_mean": np.zeros(4096), "running_var": np.ones(4096)} | {name: Changing(first, second)}
-    fn.batch_norm(np.ones((3, 4096)), **running, training=True)
+    with pytest.raises(TypeError, match=rf"^batch_norm: {name}: expected an array that can be updated in place, got Changing"):
+        fn.batch_norm(np.ones((3, 4096)), **running, training=True)
     assert second[0] == 0.5
-    assert (first != 0.5).all()
+    assert (first == 0.5).all()
+    assert name == "running_mean" or not running["running_mean"].any()
+
+
+class Lending:
+    """Gives its memory, or copies of it; a number too, as tensors are."""
+
+    def __init__(self, array, copies):
+        self.array, self.copies = array, copies
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array.copy() if self.copies else self.array
+
+    def __float__(self):
+        return 0.0
+
+
+def test_running_statistics_of_other_libraries(rng):
+    """Memory that is lent is updated; a copy, whose update would be lost, is refused."""
+    x, mean, var = cases.draw(rng, (8, 3)), np.zeros(3), np.ones(3)
+    fn.batch_norm(x, Lending(mean, False), Lending(var, False), training=True, momentum=1)
+    np.testing.assert_allclose(mean, x.mean(0, np.float64), rtol=1e-12)
+    with pytest.raises(
+        TypeError, match="running_var: expected an array that can be updated in place, got Lending, which gives"
+    ):
+        fn.batch_norm(x, mean, Lending(var, True), training=True)
+    assert fn.batch_norm(x, Lending(mean, True), Lending(var, True)).shape == x.shape
+
+
+@pytest.mark.parametrize("flag", [None, "False", b"", [], [True], np.ones(3)], ids=repr)
+def test_flags_have_a_truth_value(flag):
+    x = np.ones((4, 3))
+    calls = {
+        "training": lambda: fn.batch_norm(x, np.zeros(3), np.ones(3), training=flag),
+        "use_input_stats": lambda: fn.instance_norm(x[None], use_input_stats=flag),
+        "keepdims": lambda: fn.moments(x, keepdims=flag),
+        "return_stats": lambda: fn.layer_norm(x, 3, return_stats=flag),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf": {name}: expected a bool, got "):
+            call()
+    for true in (1, np.True_, np.array(True), np.array([1])):
+        assert fn.moments(x, keepdims=true).mean.shape == (1, 1)
 
 
 class Exporter:
@@ -222,6 +278,22 @@ def test_any_sequence_of_integers(kind, rng):
             fn.layer_norm(x, np.ma.masked_array(x, True))
 
 
+class Ending:
+    """Says that it has two elements, and has one."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise NotImplementedError if index else ValueError
+
+
+@pytest.mark.parametrize("axes", [memoryview(np.zeros((2, 2), np.int64)), Ending()], ids=lambda a: type(a).__name__)
+def test_sequences_that_do_not_give_their_elements(axes):
+    with pytest.raises(TypeError, match="axis: expected an integer or a sequence of integers"):
+        fn.moments(np.ones((2, 3)), axes)
+
+
 @pytest.mark.parametrize("text", ["", b"\x01", bytearray(b"\x00"), "01"])
 def test_text_is_no_sequence_of_integers(text):
     with pytest.raises(TypeError, match="axis: expected an integer or a sequence of integers"):
@@ -234,7 +306,7 @@ class Resizing:
     """Takes the memory of other arguments away when it is asked for what it is."""
 
     def __init__(self, *arrays):
-        self.arrays = arrays
+        self.arrays, self.own = arrays, np.ones((512, 4096), "f4")
 
     def resize(self):
         for array in self.arrays:
@@ -242,7 +314,7 @@ class Resizing:
 
     def __array__(self, dtype=None, copy=None):
         self.resize()
-        return np.ones((512, 4096), "f4")
+        return self.own
 
     def __float__(self):
         self.resize()

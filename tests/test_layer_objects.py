@@ -163,9 +163,23 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), layer._lock.locked())
 """
 
 
+FORK_STATISTICS = """
+import copy, os, pickle, signal, numpy as np, fusednorm as fn
+stats = fn.RunningMoments(-1).update(np.ones((1, 2)))
+for one in (stats, copy.deepcopy(stats), pickle.loads(pickle.dumps(stats))):
+    one._lock.acquire()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        os._exit(one.update(np.zeros((1, 2))).count)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), one._lock.locked())
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_fork_while_another_thread_trains():
-    assert output_of(FORK) == "7 True"
+@pytest.mark.parametrize(("code", "said"), [(FORK, ["7 True"]), (FORK_STATISTICS, ["2 True"] * 3)], ids=["layer", "statistics"])
+def test_fork_while_another_thread_has_the_lock(code, said):
+    assert output_of(code).splitlines() == said
 
 
 @pytest.mark.parametrize(

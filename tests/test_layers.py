@@ -273,3 +273,33 @@ def test_wrong_shape(layer, shape, expected, training):
 def test_wrong_constructor(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_gradients_check_the_rank():
+    x = np.ones((8, 3), "f4")
+    with pytest.raises(ValueError, match=r"BatchNorm2d: x: expected shape \(N, 3, H, W\), got shape \(8, 3\)"):
+        fn.BatchNorm2d(3).backward(x, x)
+
+
+@pytest.mark.parametrize("layer", [fn.BatchNorm2d(3), fn.BatchNorm2d(3).eval(), fn.InstanceNorm1d(3)], ids=repr)
+@pytest.mark.parametrize("x", ["a", None, np.ones((2, 3, 4, 4), complex)], ids=str)
+def test_a_wrong_dtype_is_no_wrong_shape(layer, x):
+    with pytest.raises(TypeError, match=r": x: expected "):
+        layer(x)
+
+
+@pytest.mark.parametrize("argument", ["out", "residual", "grad"])
+def test_errors_of_a_single_sample_speak_of_its_shape(argument):
+    layer, x, wrong = fn.InstanceNorm1d(4), np.ones((4, 5)), np.zeros((1, 4, 5))
+    with pytest.raises(ValueError, match=rf"{argument}: expected the shape of x, \(4, 5\), got shape \(1, 4, 5\)"):
+        layer.backward(wrong, x) if argument == "grad" else layer(x, **{argument: wrong})
+
+
+@pytest.mark.parametrize("dtype", ["\ud800", np.arange(2), object])
+def test_dtypes_that_parameters_cannot_have(dtype):
+    with pytest.raises(TypeError, match="BatchNorm1d: dtype: expected float16, bfloat16, float32 or float64"):
+        fn.BatchNorm1d(3, dtype=dtype)
+
+
+def test_no_dtype_is_the_default():
+    assert fn.LayerNorm(3, dtype=None).weight.dtype == np.float32

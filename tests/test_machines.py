@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import smoke
-from processes import SECONDS
+from processes import SECONDS, output_of, run_python
 
 SMOKE = smoke.__file__
 
@@ -72,12 +72,35 @@ def test_no_thread_can_be_started(here):
     assert run_smoke(NO_THREADS)["hash"] == here["hash"]
 
 
+FEW_THREADS = """
+import os, resource, numpy as np, fusednorm as fn
+if os.getuid() == 0:
+    os.setuid(54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (6, 6))
+fn.set_num_threads(64)
+for _ in range(3):
+    fn.layer_norm(np.ones((4096, 64), "f4"), 64)
+print(1 < len(os.listdir("/proc/self/task")) <= 6)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_fewer_threads_than_wanted():
+    assert output_of(FEW_THREADS, OPENBLAS_NUM_THREADS="1") == "True"
+
+
 # ---- files
 
 NOTHING_WRITABLE = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 """
+
+
+@pytest.mark.parametrize("text", ["1GiB", "-1", "a", "9" * 30, "1.5"])
+def test_a_cache_size_that_is_no_number(text):
+    result = run_python("-c", "import fusednorm", FUSEDNORM_CACHE_BYTES=text)
+    assert f"ImportError: FUSEDNORM_CACHE_BYTES: expected a number of bytes, got '{text}'" in result.stderr
 
 
 def test_no_file_can_be_written(here):

@@ -225,7 +225,7 @@ def test_a_file_with_objects_is_refused(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         fn.RunningMoments.load(tmp_path / "a.npz")
     np.save(tmp_path / "b.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="npz"):
+    with pytest.raises(ValueError, match="npz archive"):
         fn.RunningMoments.load(tmp_path / "b.npy")
 
 
@@ -297,6 +297,9 @@ def test_errors_name_the_batch_and_ddof(tmp_path):
         ({"mean": [[1j], [0]]}, TypeError, "mean: expected an array of numbers"),
         ({"channel_axis": [1]}, None, ""),
         ({"channel_axis": [[1]]}, ValueError, "channel_axis: expected an integer or none"),
+        ({"channel_axis": [[1], [1, 2]]}, ValueError, "channel_axis: expected what numpy.asarray reads"),
+        ({"masked": [[True], [True, False]]}, ValueError, "masked: expected what numpy.asarray reads"),
+        ({"count": [[1], [-5]]}, ValueError, "count: expected integers >= 0"),
     ],
 )
 def test_states_that_are_refused(change, error, text):
@@ -310,7 +313,19 @@ def test_states_that_are_refused(change, error, text):
     assert (stats.count, stats.mean) == (5, 7)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+@pytest.mark.parametrize("dims", [0, 4, "2", 2.0, None])
+def test_batch_norm_of_other_dimensions(dims):
+    stats = fn.RunningMoments().update(np.ones((2, 3)))
+    with pytest.raises((TypeError, ValueError), match="to_batch_norm: dims: expected "):
+        stats.to_batch_norm(dims)
+
+
+def test_a_mask_that_is_no_array():
+    with pytest.raises(ValueError, match=r"update: where: expected what numpy\.asarray reads"):
+        fn.RunningMoments().update(np.ones((2, 2)), where=[[True], [True, False]])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"no archive at all", bytes(100)])
 def test_a_broken_file(content, tmp_path):
     file = tmp_path / "broken"
     file.write_bytes(content)

@@ -106,6 +106,20 @@ def test_bfloat16_layer(rng):
         assert cases.same_bits(layer.weight, values.astype(np.float32).astype(ml_dtypes.bfloat16))
 
 
+def test_bfloat16_in_numpys_files(tmp_path, rng):
+    """They name it V2."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    layer, other = (fn.BatchNorm1d(5, dtype=ml_dtypes.bfloat16) for _ in range(2))
+    layer.weight[:], layer.running_mean[:] = rng.normal(size=(2, 5))
+    np.savez(tmp_path / "a.npz", **layer.state_dict())
+    with np.load(tmp_path / "a.npz") as archive:
+        other.load_state_dict(archive)
+    for name, array in layer.state_dict().items():
+        assert cases.same_bits(getattr(other, name), array)
+    with pytest.raises(ValueError, match=r"'weight' of dtype .V2"):
+        fn.BatchNorm1d(5).load_state_dict({**layer.state_dict(), "weight": layer.weight.view("V2")})
+
+
 def test_counter_may_be_missing(rng):
     layer = fn.BatchNorm1d(3)
     layer.num_batches_tracked = 4

@@ -64,7 +64,7 @@ const Kernels table = {
      {nullptr, row_gradients<double, double>},
      {row_gradients<f16, float>, row_gradients<f16, double>},
      {row_gradients<bf16, float>, row_gradients<bf16, double>}},
-    {FUSEDNORM_WIDEN(float), FUSEDNORM_WIDEN(double), FUSEDNORM_WIDEN(f16), FUSEDNORM_WIDEN(bf16), FUSEDNORM_WIDEN(uint8_t),
+    {FUSEDNORM_WIDEN(float), copy<uint64_t, uint64_t>, FUSEDNORM_WIDEN(f16), FUSEDNORM_WIDEN(bf16), FUSEDNORM_WIDEN(uint8_t),
      FUSEDNORM_WIDEN(int8_t), FUSEDNORM_WIDEN(uint16_t), FUSEDNORM_WIDEN(int16_t), FUSEDNORM_WIDEN(bool),
      FUSEDNORM_WIDEN(uint32_t), FUSEDNORM_WIDEN(int32_t), FUSEDNORM_WIDEN(uint64_t), FUSEDNORM_WIDEN(int64_t)},
     {copy<uint8_t, uint8_t>, copy<uint16_t, uint16_t>, copy<uint32_t, uint32_t>, copy<uint64_t, uint64_t>},

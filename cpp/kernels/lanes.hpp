@@ -143,12 +143,12 @@ FUSEDNORM_INLINE Lanes<A> broadcast(A value) {
     return r;
 }
 
-// Where a is neither infinite nor NaN.
 template <class A>
 struct Mask {
     decltype(typename Lanes<A>::Part{} == typename Lanes<A>::Part{}) part[Lanes<A>::kParts];
 };
 
+// Where a is neither infinite nor NaN.
 template <class A>
 FUSEDNORM_INLINE Mask<A> is_finite(const Lanes<A>& a) {
     Mask<A> r;

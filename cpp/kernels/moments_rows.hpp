@@ -77,24 +77,20 @@ FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t bloc
                                                         int64_t cols) {
     const double n = static_cast<double>(rows * cols);
     Lanes<double>::Part sums[kLanes] = {}, squares[kLanes] = {};
-    double firsts[kLanes] = {}, centers[kLanes] = {};
-    const auto sum_block = [&](int64_t i) __attribute__((always_inline)) {
-        const LaneSums lanes = block_sums<T, Centered>(centers[i], x + i * block_ld, rows, ld, cols);
-        sums[i] = lanes.sum, squares[i] = lanes.squares;
-    };
-    for (int64_t i = 0; i < blocks; ++i) {
-        if (Centered) firsts[i] = as_double(x[i * block_ld]), centers[i] = center_of(firsts[i], x + i * block_ld, rows, cols);
-        sum_block(i);
-    }
+    double firsts[kLanes] = {}, centers[kLanes] = {}, summed[kLanes] = {};  // summed: the centers that the sums are around
     for (int tried = 1;; ++tried) {
+        for (int64_t i = 0; i < blocks; ++i) {
+            const T* block = x + i * block_ld;
+            if (tried == 1 && Centered) firsts[i] = as_double(block[0]), centers[i] = center_of(firsts[i], block, rows, cols);
+            if (tried > 1 && centers[i] == summed[i]) continue;
+            const LaneSums lanes = block_sums<T, Centered>(centers[i], block, rows, ld, cols);
+            sums[i] = lanes.sum, squares[i] = lanes.squares, summed[i] = centers[i];
+        }
         const Lanes<double> k = load<double>(centers), total = sums_of(sums), total_squares = sums_of(squares);
         const bool last = !Centered || tried == kMostCenters || are_near(total, total_squares, n);
         const Lanes<double> next = last ? k : next_center<is_narrow<T>>(k, load<double>(firsts), total, total_squares, n);
         if (last || sum(absolute(next - k)) == 0) return closed_block<Centered>(k, total, total_squares, broadcast(n));
-        double again[kLanes];
-        store(again, next);
-        for (int64_t i = 0; i < blocks; ++i)
-            if (again[i] != centers[i]) centers[i] = again[i], sum_block(i);
+        store(centers, next);
     }
 }
 

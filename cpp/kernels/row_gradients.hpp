@@ -114,7 +114,7 @@ FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, i
     }
     const int64_t n = cols - c;
     const auto put = [n](auto* p, const auto& value) __attribute__((always_inline)) { store_some(p, value, n); };
-    if (N > 1 || n == 0) return c;
+    if (Stream || N > 1 || n == 0) return c;  // what is streamed has no rest
     column(
         c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
         [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);

@@ -1,5 +1,5 @@
-// How stored values become lanes, and lanes stored values: whole, in part, past the caches. A dtype is what decode and
-// encode say, and a line in the lists of kernels.cpp.
+// How stored values become lanes, and lanes stored values; a part of them: stored_some.hpp. A dtype is what decode and encode
+// say, and a line in the lists of kernels.cpp.
 #pragma once
 #include "half.hpp"
 

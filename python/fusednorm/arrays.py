@@ -33,9 +33,20 @@ def parameter_array(where: str, value: object) -> Array:
     """
     if hasattr(value, "detach"):
         tensor: Any = value
-        tensor = tensor.detach().cpu()
-        value = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        try:
+            tensor = tensor.detach().cpu()
+            value = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        except Exception as error:  # a tensor without memory, for one
+            raise TypeError(f"{where}: expected a tensor that can be copied to the CPU, got one that can not") from error
     return as_array(where, value)
+
+
+def real_array(where: str, value: object) -> Array:
+    """Read an array of a dtype that the functions take."""
+    array = as_array(where, value)
+    if array.dtype.kind not in "biuf" and not is_float(array.dtype):
+        raise TypeError(f"{where}: expected a bool, integer or float array, got dtype {array.dtype}")
+    return array
 
 
 def integer(where: str, value: Any, expected: str = "an integer") -> int:
@@ -66,10 +77,10 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def float_dtype(where: str, dtype: DTypeLike) -> np.dtype[Any]:
-    """Check a dtype that a user named."""
+    """Check a dtype that a user named; None is float32."""
     try:
-        found = np.dtype(dtype)
-    except TypeError:
+        found = np.dtype(np.float32 if dtype is None else dtype)
+    except (TypeError, ValueError):
         found = None
     if found is None or not is_float(found):
         raise TypeError(f"{where}: dtype: expected {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {dtype!r}")

@@ -33,7 +33,7 @@ __version__: str = _core.config()["version"]
 def set_num_threads(n: int) -> None:
     """Let at most ``n`` threads work, in the whole process.
 
-    The default is the least of ``OMP_NUM_THREADS``, the CPUs that the process may run on, and its cgroup's CPU quota.
+    The default is ``OMP_NUM_THREADS``, or else the number of CPUs that the process may run on; at most its cgroup's CPU quota.
     No result depends on the number.
 
     Raises

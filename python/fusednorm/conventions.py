@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fusednorm.arrays import Array, parameter_array
+from fusednorm.arrays import Array, is_float, number, parameter_array
 from fusednorm.layers import BatchNorm, GroupNorm, Layer, LayerNorm, RMSNorm
 from fusednorm.layers.running import RunningNorm
 
@@ -129,7 +129,7 @@ def from_state(
     if "channel_axis" in accepted:
         arguments.setdefault("channel_axis", rules.channel_axis)
     if "momentum" in accepted:
-        old = rules.momentum if momentum is None else momentum
+        old = rules.momentum if momentum is None else number("from_state: momentum", momentum)
         if old is not None:
             arguments["momentum"] = old if rules.momentum is None else round(1 - old, 15)  # 0.01, not 0.010000000000000009
     layer = kind(**arguments)
@@ -153,6 +153,9 @@ def _sizes(kind: type[Layer], arrays: Mapping[str, Array]) -> dict[str, Any]:
     arguments["elementwise_affine" if kind in (LayerNorm, RMSNorm) else "affine"] = affine
     if arrays:
         array = next(iter(arrays.values()))
+        owned = next((arrays[name] for name in ("weight", "bias") if name in arrays), array)
+        if is_float(owned.dtype):
+            arguments["dtype"] = owned.dtype
         if kind in (LayerNorm, RMSNorm):
             arguments["normalized_shape"] = array.shape
         else:
@@ -165,28 +168,32 @@ def _select(rules: _Convention, state: Mapping[str, Any], name: str) -> dict[str
     if not isinstance(state, Mapping):
         raise TypeError(f"from_state: state: expected a mapping of names to arrays, got {type(state).__name__}")
     wanted = tuple(_split(name))
-    owners: dict[tuple[str, ...], None] = {}
+    found = [(_owner(rules, path), path, value) for path, value in _leaves(state) if path[-1] not in rules.ignored]
+    if wanted:
+        found = [entry for entry in found if entry[1][-1 - len(wanted) : -1] == wanted]
+        # "bn1" is that of the top before the one in "layer1.0.bn1".
+        found = [entry for entry in found if wanted in (entry[0], entry[1][:-1])] or found
     arrays: dict[str, Array] = {}
     unknown = []
-    for path, value in _leaves(state):
-        owner, leaf = path[:-1], path[-1]
-        if wanted and owner[len(owner) - len(wanted) :] != wanted:
-            continue
-        if leaf in rules.ignored:
-            continue
-        ours = rules.names.get(leaf.lower())
+    for owner, path, value in found:
+        ours = rules.names.get(path[-1].lower())
         if ours is None:
             unknown.append("/".join(path))
             continue
-        owners[owner[1:] if owner and owner[0] in rules.collections else owner] = None
-        if ours in arrays or len(owners) > 1:
-            layers = ", ".join("/".join(parts) or "''" for parts in owners)
+        if ours in arrays or owner != found[0][0]:
+            layers = ", ".join(dict.fromkeys("/".join(parts) or "''" for parts, _, _ in found))
             raise ValueError(f"from_state: name: expected the name of one of the layers {layers}, got {name!r}")
         arrays[ours] = parameter_array(f"from_state: state: {'/'.join(path)}", value)
     if unknown or not arrays:
         got = f"unknown {', '.join(map(repr, unknown))}" if unknown else f"no array of a layer {name!r}"
         raise ValueError(f"from_state: state: expected {', '.join(rules.names)}, got {got}")
     return arrays
+
+
+def _owner(rules: _Convention, path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the path of the layer that an array belongs to."""
+    owner = path[:-1]
+    return owner[1:] if owner and owner[0] in rules.collections else owner
 
 
 def _leaves(state: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -239,7 +239,8 @@ def _by_row(function: Callable[..., Array], x: Any, parameters: dict[str, Any], 
     dtype = _check(function, x, parameters, residual, settings)
     axes = tuple(range(x.ndim - np.size(settings["normalized_shape"]), x.ndim))
     x = x.rechunk(dict.fromkeys(axes, -1))
-    given = {name: (_parameter(value).rechunk(-1), axes) for name, value in parameters.items() if value is not None}
+    shape = tuple(x.shape[axis] for axis in axes)
+    given = {name: (_parameter(v).reshape(shape).rechunk(-1), axes) for name, v in parameters.items() if v is not None}
     return _blockwise(function, x, given, residual, settings, dtype)
 
 
@@ -269,8 +270,11 @@ def _check(
     function: Callable[..., Array], x: Any, parameters: dict[str, Any], residual: Any, settings: dict[str, Any]
 ) -> np.dtype[Any]:
     """Let the function check everything on an array without values, and return the result's dtype."""
-    rows, channel = np.size(settings.get("normalized_shape", ())), settings.get("channel_axis", 0)
-    small = _empty(x, range(x.ndim - rows, x.ndim) if rows else (channel, channel + x.ndim))
+    if "normalized_shape" in settings:
+        small = np.broadcast_to(np.zeros((), x.dtype), (0, *_sizes(x)))
+    else:
+        channel = settings.get("channel_axis", 0)
+        small = _empty(x, (channel, channel + x.ndim))
     stand_ins = {name: _stand_in(value) for name, value in parameters.items()}
     other = None
     if residual is not None:
@@ -282,12 +286,12 @@ def _check(
 
 
 def _stand_in(value: Any) -> Any:
-    return np.zeros(value.shape, value.dtype) if isinstance(value, da.Array) else value
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, da.Array) else value
 
 
 def _empty(x: Any, keep: Collection[int] = ()) -> Array:
     """Return zeros of x's dtype and shape, but for one axis that gets size 0: the first that is not in `keep`."""
-    shape = [0 if np.isnan(n) else n for n in x.shape]
+    shape = _sizes(x)
     for i in range(x.ndim):
         if i not in keep:
             shape[i] = 0
@@ -295,9 +299,13 @@ def _empty(x: Any, keep: Collection[int] = ()) -> Array:
     return np.broadcast_to(np.zeros((), x.dtype), shape)
 
 
+def _sizes(x: Any) -> list[int]:
+    return [0 if np.isnan(n) else n for n in x.shape]
+
+
 def _parameter(value: Any) -> Any:
     """Return a Dask array, of a list of integers one of floats, which is what the functions make of it."""
-    array = da.asarray(value)
+    array = value if isinstance(value, da.Array) else da.asarray(as_array("parameter", value))
     return array.astype(np.float64) if isinstance(value, list | tuple) and array.dtype.kind in "iu" else array
 
 

@@ -1,8 +1,11 @@
 """Folding a trained batch norm into the convolution or linear layer before it, for inference."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fusednorm import _core
 from fusednorm.arrays import Array, as_array, is_float, number
 
 Doubles = NDArray[np.float64]
@@ -65,7 +68,12 @@ def _fold(weight: Array, bias: Array, axis: int, norm: tuple[Doubles, Doubles, D
     with np.errstate(all="ignore"):
         wide = weight.astype(np.float64) * along
         folded = (bias.astype(np.float64) - mean) * scale + shift
-        return wide.astype(weight.dtype), folded.astype(bias.dtype)
+    return _rounded(wide, weight.dtype), _rounded(folded, bias.dtype)
+
+
+def _rounded(values: Doubles, dtype: np.dtype[Any]) -> Array:
+    rounded: Array = _core.rounded_array(values, dtype)  # once: to bfloat16, astype does it twice
+    return rounded.astype(dtype, copy=False)  # byte order
 
 
 def fuse_conv_bn_weights(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array
+from fusednorm.arrays import Array, is_float, number
 from fusednorm.layers import BatchNorm
 from fusednorm.running import RunningMoments
 from fusednorm.states import STATE_VALUES, Floats
@@ -133,17 +133,20 @@ class SyncBatchNorm(BatchNorm):
         total = self._gathered(x)
         if total.count == 1:
             raise ValueError("SyncBatchNorm: x: expected more than one value per channel when training, got 1 on all ranks")
-        options: dict[str, Any] = {"channel_axis": self.channel_axis, "residual": residual, "activation": self.activation}
+        options: dict[str, Any] = {"eps": self.eps, "channel_axis": self.channel_axis, "activation": self.activation}
         failed, any_failed = np.ones(1), np.empty(1)
-        try:
-            y: Array = functional.batch_norm(x, *_statistics(total), self.weight, self.bias, eps=self.eps, out=out, **options)
-            failed[0] = 0
-        finally:
-            self._communicator().Allreduce(failed, any_failed)
-        if any_failed[0]:
-            raise RuntimeError("SyncBatchNorm: another rank failed")
         with self._lock:
-            self._track(total)
+            try:
+                track = self._updates(total)
+                statistics = _statistics(total)
+                y: Array = functional.batch_norm(x, *statistics, self.weight, self.bias, residual=residual, out=out, **options)
+                failed[0] = 0
+            finally:
+                self._communicator().Allreduce(failed, any_failed)
+            if any_failed[0]:
+                raise RuntimeError("SyncBatchNorm: another rank failed")
+            for array, values in track:
+                array[...] = values
         return y
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
@@ -156,11 +159,15 @@ class SyncBatchNorm(BatchNorm):
         total = self._gathered(x)
         mean, var = _statistics(total)
         weight = np.ones(self.num_features) if self.weight is None else self.weight.astype(np.float64)
+        values = self._read(x)
+        is_half = values.dtype.itemsize == 2 and is_float(values.dtype)
+        # grad_x is a difference, which may be small: it is rounded once.
+        wide = values.astype(np.float32) if is_half else values
         options: dict[str, Any] = {"eps": self.eps, "channel_axis": self.channel_axis}
         own = np.zeros((3, self.num_features))  # shares of the two gradients, and whether this rank has failed
         try:
             # With constant statistics. What flows through them is (mean(grad) + xhat mean(grad xhat)) weight rstd: a norm of x.
-            grad_x, own[0], own[1] = functional.batch_norm_backward(grad, x, mean, var, weight, **options)
+            grad_x, own[0], own[1] = functional.batch_norm_backward(grad, wide, mean, var, weight, **options)
         except Exception:
             own[2] = 1
             raise
@@ -170,9 +177,10 @@ class SyncBatchNorm(BatchNorm):
         if sums[2].any():
             raise RuntimeError("SyncBatchNorm.backward: another rank failed")
         by_weight, by_bias = sums[:2] * weight / np.sqrt(var + self.eps) / max(int(total.count), 1)
-        grad_x -= functional.batch_norm(x, mean, var, by_weight, by_bias, dtype=grad_x.dtype, **options)
-        dtype = np.promote_types(np.float32, grad_x.dtype) if self.weight is None else self.weight.dtype
-        return grad_x, own[0].astype(dtype), own[1].astype(dtype)
+        grad_x -= functional.batch_norm(wide, mean, var, by_weight, by_bias, dtype=grad_x.dtype, **options)
+        dtype = grad_x.dtype if self.weight is None else self.weight.dtype
+        with np.errstate(all="ignore"):
+            return grad_x.astype(values.dtype) if is_half else grad_x, own[0].astype(dtype), own[1].astype(dtype)
 
     def _communicator(self) -> Any:
         if self.comm is not None:
@@ -191,13 +199,23 @@ class SyncBatchNorm(BatchNorm):
             raise
         return _allreduce("SyncBatchNorm", stats, comm)
 
-    def _track(self, total: RunningMoments) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None or total.count == 0:
-            return
-        self.num_batches_tracked += 1
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for running, batch in ((self.running_mean, total.mean), (self.running_var, total.var(ddof=1))):
-            running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch
+    def _updates(self, total: RunningMoments) -> list[tuple[Array, Any]]:
+        """Return what a step writes, and into which arrays, after all checks."""
+        if not self.track_running_stats or total.count == 0:
+            return []
+        counter, batches, momentum = self._next_batch()
+        momentum = number("SyncBatchNorm: momentum", momentum)
+        updates: list[tuple[Array, Any]] = [] if counter is None else [(counter, batches)]
+        for name, batch in (("running_mean", total.mean), ("running_var", total.var(ddof=1))):
+            running = getattr(self, name)
+            if running is None:
+                continue
+            if not running.flags.writeable:
+                raise ValueError(f"SyncBatchNorm: {name}: expected an array that can be updated in place, got a read-only one")
+            with np.errstate(all="ignore"):
+                new = (1 - momentum) * running.astype(np.float64) + momentum * batch
+                updates.append((running, new.astype(running.dtype)))
+        return updates
 
 
 def _statistics(total: RunningMoments) -> tuple[Floats, Floats]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
 from fusednorm.arrays import Array, as_array, integer, number
+from fusednorm.locks import Guarded
 from fusednorm.states import STATE_VALUES, UPDATE, Floats, finish, pooled, pooled_where
 
 _NAMES = ("count", "mean", "m2")
 
 
-class RunningMoments:
+class RunningMoments(Guarded):
     r"""Count, mean and variance per channel of data that comes in batches.
 
     .. math::
@@ -63,7 +63,7 @@ class RunningMoments:
         self._channel_axis = None if channel_axis is None else integer(where, channel_axis, expected)
         self._states = np.zeros((1 if channel_axis is None else 0, STATE_VALUES))
         self._masked = False
-        self._lock = threading.Lock()
+        self._add_lock()
 
     # ---- adding
 
@@ -197,8 +197,9 @@ class RunningMoments:
         ValueError
             For other dims, or where no channel has been seen.
         """
+        dims = integer("RunningMoments.to_batch_norm: dims", dims)
         if dims not in (1, 2, 3):
-            raise ValueError(f"RunningMoments.to_batch_norm: dims: expected 1, 2 or 3, got {dims!r}")
+            raise ValueError(f"RunningMoments.to_batch_norm: dims: expected 1, 2 or 3, got {dims}")
         layers: Any = importlib.import_module("fusednorm.layers")  # which imports this module
         return getattr(layers, f"BatchNorm{dims}d").from_moments(self, ddof=ddof, **keywords)
 
@@ -215,7 +216,7 @@ class RunningMoments:
         if states.ndim != 2 or states.shape[1] != STATE_VALUES or (self._channel_axis is None and len(states) != 1):
             raise ValueError(f"RunningMoments: states: expected shape (channels, 6), got {states.shape}")
         counts = states[:, :2]
-        if not (np.isfinite(counts).all() and (counts == np.rint(counts)).all() and (states[:, 0] >= 0).all()):
+        if not (np.isfinite(counts).all() and (counts == np.rint(counts)).all() and (counts.sum(axis=1) >= 0).all()):
             raise ValueError("RunningMoments: count: expected integers >= 0, got others")
         if (states[:, 4] < 0).any():
             raise ValueError("RunningMoments: m2: expected numbers >= 0, got others")
@@ -255,7 +256,7 @@ class RunningMoments:
         if any(c.ndim != 2 or len(c) != 2 or c.shape != columns[0].shape for c in columns):
             shapes = [c.shape for c in columns]
             raise ValueError(f"{where}: count, mean, m2: expected three arrays of one shape (2, C), got {shapes}")
-        axis, masked = np.asarray(state["channel_axis"]), np.asarray(state["masked"])
+        axis, masked = (np.asarray(as_array(f"{where}: {name}", state[name])) for name in ("channel_axis", "masked"))
         if axis.ndim > 1 or axis.size > 1 or (axis.size and axis.dtype.kind not in "iu"):
             raise ValueError(f"{where}: channel_axis: expected an integer or none, got {axis}")
         if masked.size != 1 or masked.dtype != np.bool_:
@@ -279,14 +280,20 @@ class RunningMoments:
         if isinstance(file, (str, os.PathLike)):
             with open(file, "rb") as opened:
                 return cls.load(opened)
+        where = "RunningMoments.load: file: expected what save() wrote"
         try:
             archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.lib.npyio.NpzFile):
-                with archive:
-                    return cls().load_state_dict(archive)
-        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"RunningMoments.load: file: expected what save() wrote, got a broken file: {error}") from error
-        raise ValueError("RunningMoments.load: file: expected an npz archive, got a single array")
+        except ValueError as error:  # what is no archive may be a pickle, to NumPy
+            raise ValueError(f"{where}, got another file") from error
+        except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{where}, got a broken file: {error}") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{where}, got an array that is in no npz archive")
+        try:
+            with archive:
+                return cls().load_state_dict(archive)
+        except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{where}, got a broken file: {error}") from error
 
     def copy(self) -> RunningMoments:
         """Return one with the same state that shares no memory."""
@@ -296,6 +303,6 @@ class RunningMoments:
         return self.state_dict()
 
     def __setstate__(self, state: Mapping[str, ArrayLike]) -> None:
-        self._lock = threading.Lock()
+        self._add_lock()
         self._channel_axis = None
         self.load_state_dict(state)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
-from fusednorm.arrays import Array
+from fusednorm.arrays import Array, as_array
 
 Floats = NDArray[np.float64]
 STATE_VALUES = 6
@@ -42,7 +42,7 @@ def pooled_where(x: Array, channel_axis: int | None, where: ArrayLike | None, sk
 
 
 def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.asarray(True if where is None else where)
+    mask = np.asarray(as_array(f"{UPDATE}: where", True if where is None else where))
     if mask.dtype != np.bool_:
         raise TypeError(f"{UPDATE}: where: expected a bool array, got dtype {mask.dtype}")
     try:

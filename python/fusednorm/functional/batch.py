@@ -235,7 +235,7 @@ def batch_norm_backward(
     Notes
     -----
     Ioffe and Szegedy, "Batch Normalization", 2015. Sums are taken in float64, around the mean, in fixed blocks: the same bits
-    for any number of threads. Everything is rounded once.
+    for any number of threads. `grad_x` of float32 and half precision is computed in float32.
 
     Examples
     --------

@@ -1,10 +1,7 @@
 """What every layer has: arrays as attributes, state dicts, training and evaluation, copies and `repr`."""
 
 import math
-import os
 import sys
-import threading
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -14,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm.arrays import Array, float_dtype, is_float, parameter_array
 from fusednorm.layers.state import read_state
+from fusednorm.locks import Guarded
 
 Self = TypeVar("Self", bound="Layer")
 
@@ -25,7 +23,7 @@ class LoadResult(NamedTuple):
     unexpected_keys: list[str]
 
 
-class Layer(ABC):
+class Layer(Guarded, ABC):
     """A norm with its parameters.
 
     The arrays are plain attributes. Assigning an array keeps that very array, so that later writes into it count too;
@@ -182,26 +180,9 @@ class Layer(ABC):
 
     # ---- copies, and processes
 
-    def _add_lock(self) -> None:
-        self._lock = threading.Lock()
-        _layers.add(self)
-
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._add_lock()
-
-
-_layers: "weakref.WeakSet[Layer]" = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """A lock that another thread held at the fork would never be released in the child."""
-    for layer in list(_layers):
-        layer._add_lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)

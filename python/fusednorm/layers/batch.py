@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array
+from fusednorm.arrays import Array, real_array
 from fusednorm.layers.running import RunningNorm
 from fusednorm.running import RunningMoments
 
@@ -139,7 +139,7 @@ class BatchNorm(RunningNorm):
         return result
 
     def _read(self, x: ArrayLike) -> Array:
-        array = x if isinstance(x, np.ndarray) else as_array(f"{type(self).__name__}: x", x)
+        array = real_array(f"{type(self).__name__}: x", x)
         shape = array.shape
         if len(shape) not in self._ranks or shape[self.channel_axis] != self.num_features:
             raise self._wrong_shape(shape)
@@ -174,7 +174,7 @@ class BatchNorm(RunningNorm):
         by_batch = self.training or (mean is None and var is None)
         statistics = (None, None) if by_batch else (mean, var)
         return functional.batch_norm_backward(
-            grad, x, *statistics, self.weight, by_batch, self.eps, channel_axis=self.channel_axis
+            grad, self._read(x), *statistics, self.weight, by_batch, self.eps, channel_axis=self.channel_axis
         )
 
 

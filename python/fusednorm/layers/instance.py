@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array
+from fusednorm.arrays import Array, as_array, real_array
 from fusednorm.layers.running import RunningNorm
 
 
@@ -73,12 +73,20 @@ class InstanceNorm(RunningNorm):
 
     def _single(self, x: Array, residual: ArrayLike | None, out: Array | None) -> Array:
         """Normalize one sample, as a batch of one."""
-        residual = None if residual is None else as_array(f"{type(self).__name__}: residual", residual)[None]
-        result = self(x[None], residual=residual, out=out[None] if isinstance(out, np.ndarray) else out)
+        residual = None if residual is None else self._shaped_like(x, "residual", residual)[None]
+        into = self._shaped_like(x, "out", out)[None] if isinstance(out, np.ndarray) else out
+        result = self(x[None], residual=residual, out=into)
         return result[0] if out is None else out
 
+    def _shaped_like(self, x: Array, argument: str, value: ArrayLike) -> Array:
+        where = f"{type(self).__name__}: {argument}"
+        array = as_array(where, value)
+        if array.shape != x.shape:
+            raise ValueError(f"{where}: expected the shape of x, {x.shape}, got shape {array.shape}")
+        return array
+
     def _read(self, x: ArrayLike) -> Array:
-        array = x if isinstance(x, np.ndarray) else as_array(f"{type(self).__name__}: x", x)
+        array = real_array(f"{type(self).__name__}: x", x)
         shape = array.shape if array.ndim in self._ranks or not self._is_single(array) else (1, *array.shape)
         if len(shape) not in self._ranks or shape[self.channel_axis] != self.num_features:
             raise self._wrong_shape(array.shape)
@@ -123,8 +131,8 @@ class InstanceNorm(RunningNorm):
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.instance_norm_backward`."""
         by_sample = self.training or not self.track_running_stats
         statistics = (None, None) if by_sample else (self.running_mean, self.running_var)
-        values, slopes = self._read(x), as_array(f"{type(self).__name__}: grad", grad)
-        is_single = self._is_single(values)
+        values = self._read(x)
+        slopes, is_single = self._shaped_like(values, "grad", grad), self._is_single(values)
         if is_single:
             values, slopes = values[None], slopes[None]
         grad_x, *others = functional.instance_norm_backward(

@@ -103,21 +103,23 @@ class RunningNorm(Layer):
     def _train(self, x: Array, residual: ArrayLike | None, out: Array | None) -> Array:
         """Normalize by the batch's statistics and update the running ones, one thread at a time."""
         with self._lock:
-            counter = self._counter()
-            if counter is not None and not counter.flags.writeable:
-                name = type(self).__name__
-                raise ValueError(f"{name}: num_batches_tracked: expected an array that can be updated, got a read-only one")
-            momentum = self.momentum
-            batches = 0 if counter is None else counter.item()
-            if counter is not None and not 0 <= batches < (1 << 8 * counter.itemsize - (counter.dtype.kind == "i")) - 1:
-                name = f"{type(self).__name__}: num_batches_tracked"
-                raise ValueError(f"{name}: expected a number from 0 on, below what {counter.dtype} ends with, got {batches}")
-            if momentum is None:
-                momentum = 0.0 if counter is None else 1 / (batches + 1)
+            counter, batches, momentum = self._next_batch()
             y = self._update(x, momentum, residual, out)
             if counter is not None and x.size > 0:
-                counter[...] = batches + 1
+                counter[...] = batches
             return y
+
+    def _next_batch(self) -> tuple[Array | None, int, float]:
+        """Return the counter after its checks, what it will be, and the weight of this batch."""
+        counter = self._counter()
+        if counter is None:
+            return None, 0, 0.0 if self.momentum is None else self.momentum
+        name, batches = f"{type(self).__name__}: num_batches_tracked", counter.item()
+        if not counter.flags.writeable:
+            raise ValueError(f"{name}: expected an array that can be updated, got a read-only one")
+        if not 0 <= batches < np.iinfo(counter.dtype).max:
+            raise ValueError(f"{name}: expected a number from 0 on, below what {counter.dtype} ends with, got {batches}")
+        return counter, batches + 1, 1 / (batches + 1) if self.momentum is None else self.momentum
 
     @abstractmethod
     def _counter(self) -> Array | None:

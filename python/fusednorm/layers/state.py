@@ -8,6 +8,7 @@ import numpy as np
 from fusednorm.arrays import Array, is_float, parameter_array
 
 OPTIONAL = ("num_batches_tracked",)
+_UNNAMED = np.dtype("V2")  # bfloat16, in NumPy's files
 
 
 def read_state(
@@ -37,6 +38,8 @@ def read_state(
             array = parameter_array(f"{where}: {given[name]}", state[given[name]])
             if name in OPTIONAL:
                 array = _whole(array)
+            elif array.dtype == _UNNAMED and own[name].dtype.name == "bfloat16":
+                array = array.view(own[name].dtype)
             wrong += _misfits(given[name], array, own[name])
             values[name] = array
     if wrong:
