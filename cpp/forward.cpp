@@ -77,12 +77,13 @@ private:
     bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
 
     // How far ahead normalize asks for x, in bytes. After a unit's sums its x is in the cache; and where the results go past
-    // it, so may be that of the next one, which is what is asked for.
+    // it, so may be that of the next one, or of the next run, which is what is asked for.
     int64_t ahead() const {
-        const int64_t bytes = values * size_of(op.x_type);
-        if (by_batch || plan.write.pack_x || (!op.r && bytes < kFarBytes)) return 0;
-        const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units <= kNextBytes;
-        return next ? plan.units.last().x * size_of(op.x_type) : kAheadBytes;
+        const int64_t size = size_of(op.x_type), bytes = values * size;
+        if (plan.write.pack_x) return 0;
+        const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units * runs.batch <= kNextBytes;
+        if (next) return plan.units.last().x * size * runs.batch;
+        return by_batch || (!op.r && bytes < kFarBytes) ? 0 : kAheadBytes;
     }
 
     Workspaces workspaces(int64_t coefficients) const {
