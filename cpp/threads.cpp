@@ -4,6 +4,9 @@
 #include <omp.h>
 #include <pthread.h>
 #include <sched.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -120,6 +123,14 @@ void before(char&) {}
 void after(char&) {}
 #endif
 
+// What this thread has written past the caches is seen by whoever sees what follows. Once for all of its items: the processor
+// waits for the memory meanwhile (an image from HWC to CHW took 1.3 times as long with a fence for each of its tiles).
+void publish() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
 // A thread's own items, next to each other: those that it had in the last call, and their results, are in its cache still.
 // Who is done takes what others have left.
 struct alignas(64) Share {
@@ -163,7 +174,7 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
     if (threads > 1) threads = startable(threads);
     if (threads <= 1) {
         for (int64_t i = 0; i < items; ++i) body(context, order == Order::forwards ? i : items - 1 - i, 0);
-        return;
+        return publish();
     }
     std::vector<Share> shares(static_cast<size_t>(threads));
     for (int i = 0; i < threads; ++i)
@@ -180,6 +191,7 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
             for (int64_t n; (n = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
                 body(context, order == Order::forwards ? n : share.begin + share.end - 1 - n, slot);
         }
+        publish();
         before(join_edge);
     }
     after(join_edge);

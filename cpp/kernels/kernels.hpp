@@ -88,7 +88,7 @@ struct NormalizeTile {
     const void *weight, *bias;
     int64_t affine_ld;  // both: step from one row's weight and bias to the next
     int64_t ahead;      // x is asked for so many bytes ahead; 0: it is in a cache
-    bool stream;        // write past the caches
+    bool stream;        // write past the caches; parallel_for sees to it that others see it
     // fused: y = max(floor, ... + r), r in the type of y, or absent
     const void* r;
     int64_t r_ld;

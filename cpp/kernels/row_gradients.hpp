@@ -134,10 +134,7 @@ template <class T, class A>
 void row_gradients(const RowGradientTile& t) {
     if constexpr (kStreams) {
         const int64_t past = past_line(static_cast<const T*>(t.y));
-        if (t.stream && past == 0 && (t.ld | t.cols) % line_values<T> == 0) {
-            row_gradient_with<true, T, A>(t);
-            return stream_fence();
-        }
+        if (t.stream && past == 0 && (t.ld | t.cols) % line_values<T> == 0) return row_gradient_with<true, T, A>(t);
     }
     row_gradient_with<false, T, A>(t);
 }

@@ -58,13 +58,6 @@ FUSEDNORM_INLINE void stream_line(T* p, const T* values) {
     }
 }
 
-// After streaming: what was written is seen by whoever sees what follows.
-FUSEDNORM_INLINE void stream_fence() {
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
-}
-
 // ---- rows
 
 // Whether a row's last values are stored together with some before them, which is once more: where storing a part of a register
@@ -127,10 +120,7 @@ public:
         if (end > 0) store(values + end - kLanes, value_at(cols - kLanes, whole));
     }
 
-    FUSEDNORM_INLINE void finish() {
-        write(end);
-        stream_fence();
-    }
+    FUSEDNORM_INLINE void finish() { write(end); }
 
 private:
     T* unit = nullptr;                                      // where the values belong; what is there before begin is others'
