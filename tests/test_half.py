@@ -165,3 +165,21 @@ def test_float64_becomes_bfloat16_by_one_rounding():
     assert (fn.batch_norm_backward(x, np.ones((2, 1), bfloat16), zero, one, eps=0)[0] == above).all()
     weight = np.ones((1, 1), bfloat16)
     assert all((a == above).all() for a in fn.fuse_linear_bn_weights(weight, np.ones(1, bfloat16), zero, one, 0, [value], None))
+
+
+@pytest.mark.parametrize(
+    ("kind", "digits", "least"), [(np.float16, 11, -14), (ml_dtypes.bfloat16, 8, -126)], ids=["f2", "bf16"]
+)
+@pytest.mark.parametrize("exponent", [0, 15, 127, -14, -24, -25, -120, -126, -130, -133, -134, -149, -160, -1000])
+def test_float64_of_every_size_is_rounded_once(kind, digits, least, exponent, rng):
+    """Near ties, and among the subnormal numbers of float32, where its grid and bfloat16's are close."""
+    scale = 2.0**exponent
+    near = 1 + 2.0**-digits + rng.choice([0, 2.0**-30, -(2.0**-30), 2.0**-50, -(2.0**-52)], 500)
+    x = np.concatenate([rng.normal(size=999), near, -near, 1.5 + np.arange(9), [0.0, -0.0]]) * scale
+    # The grid's step at each number; a multiple of it is a double, and rint rounds ties to even.
+    step = 2.0 ** (np.maximum(np.frexp(x)[1] - 1, least) - (digits - 1))
+    largest = float(ml_dtypes.finfo(kind).max)
+    wanted = np.copysign(np.rint(np.abs(x) / step) * step, x)
+    wanted = np.where(np.abs(wanted) > largest, np.copysign(np.inf, x), wanted)
+    got = fn.batch_norm(x[:, None], np.zeros(1), np.ones(1), eps=0, dtype=kind)[:, 0].astype(np.float64)
+    np.testing.assert_array_equal(got, wanted)

@@ -170,8 +170,12 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
 
 template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
-    choose_traffic<A, T>(t.stream, t.cols, t.ahead,
-                         [&](auto&& to) __attribute__((always_inline)) { gradient_rows<T>(t, coefs, to); });
+    const auto rows = [&](auto&& to) __attribute__((always_inline)) { gradient_rows<T>(t, coefs, to); };
+    if constexpr (sizeof(A) > sizeof(T)) {
+        rows(Stores<true, A>());  // numbers that float cannot hold are rare: one form does
+    } else {
+        choose_traffic<A, T>(t.stream, t.cols, t.ahead, rows);
+    }
 }
 
 template <class T, class A>

@@ -10,6 +10,13 @@
 #define FUSEDNORM_SOFTWARE __attribute__((noinline))
 #endif
 
+// Of that, what four doubles in a register make short.
+#if defined(__AVX2__)
+#define FUSEDNORM_ODD FUSEDNORM_INLINE
+#else
+#define FUSEDNORM_ODD __attribute__((noinline))
+#endif
+
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
@@ -106,7 +113,9 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& val
     return convert_part<Vector<uint16_t, N>>(bfloat_bits<N>(value));
 }
 
-// Toward zero, with the last bit set where something was lost: rounding that to fewer bits is rounding once.
+// ---- double to half precision, by way of float rounded to odd: toward zero, with the last bit set where something was lost.
+// Rounding that to fewer bits is rounding once.
+
 template <int N>
 FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value) {
 #if defined(__AVX512F__)
@@ -127,6 +136,46 @@ FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value)
     const U beyond = convert_part<U>(reinterpret_cast<U64>(back_size > size));
     const U inexact = convert_part<U>(reinterpret_cast<U64>(back_size != size));
     return reinterpret_cast<Vector<float, N>>((reinterpret_cast<U>(nearest) + beyond) | (inexact & 1));
+}
+
+// The same of numbers in the range of normal floats, or 0, infinite or NaN, in a few operations on integers. tiny: gets bits
+// where a number is none of these.
+template <int N>
+FUSEDNORM_INLINE Vector<float, N> round_normal_to_odd(const Vector<double, N>& value, Vector<int64_t, N>& tiny) {
+    using I64 = Vector<int64_t, N>;
+    constexpr int64_t kLost = (int64_t{1} << 29) - 1, kLast = kLost + 1, kLeastNormal = int64_t{0x381} << 52;
+    const I64 bits = reinterpret_cast<I64>(value), size = bits & INT64_MAX;
+    tiny |= (size < kLeastNormal) & (size != 0);
+    const I64 odd = (bits & ~kLost) | ((bits & kLost) != 0 ? I64{} + kLast : I64{});
+    return convert_part<Vector<float, N>>(reinterpret_cast<Vector<double, N>>(odd));
+}
+
+template <class V, size_t... I>
+FUSEDNORM_INLINE auto joined(const V& a, const V& b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, static_cast<int>(I)...);
+}
+
+// Sixteen at once.
+FUSEDNORM_ODD Lanes<float> rounded_to_odd(const Lanes<double>& a) {
+    constexpr int kWidth = Lanes<double>::kWidth, kParts = Lanes<double>::kParts;
+    Vector<float, kWidth> halves[kParts];
+    if constexpr (kBytes == 64) {
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < kParts; ++i) halves[i] = round_to_odd<kWidth>(a.part[i]);
+    } else {
+        Vector<int64_t, kWidth> tiny{};
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < kParts; ++i) halves[i] = round_normal_to_odd<kWidth>(a.part[i], tiny);
+        if (is_any(tiny)) {
+            FUSEDNORM_LANES_LOOP
+            for (int i = 0; i < kParts; ++i) halves[i] = round_to_odd<kWidth>(a.part[i]);
+        }
+    }
+    Lanes<float> r;
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<float>::kParts; ++i)
+        r.part[i] = joined(halves[2 * i], halves[2 * i + 1], std::make_index_sequence<2 * kWidth>());
+    return r;
 }
 
 }  // namespace

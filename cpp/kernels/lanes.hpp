@@ -82,6 +82,7 @@ FUSEDNORM_INLINE To convert_part(const From& a) {
 
 template <class A>
 struct Lanes {
+    using Value = A;
     static constexpr int kWidth = kBytes / static_cast<int>(sizeof(A));
     static constexpr int kParts = kLanes / kWidth;
     using Part = typename VectorOf<A, kBytes>::type;
@@ -163,6 +164,18 @@ FUSEDNORM_INLINE Mask<A> is_at_most(const Lanes<A>& a, const Lanes<A>& b) {
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = a.part[i] <= b.part[i];
     return r;
+}
+
+// Whether any bit is on in a register.
+template <class V>
+FUSEDNORM_INLINE bool is_any(const V& bits) {
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32)
+        return _mm256_testz_si256(reinterpret_cast<__m256i>(bits), reinterpret_cast<__m256i>(bits)) == 0;
+#endif
+    int64_t all = 0;
+    for (size_t i = 0; i < sizeof(V) / sizeof all; ++i) all |= bits[i];
+    return all != 0;
 }
 
 // Lane by lane: a where the mask is on, else b.

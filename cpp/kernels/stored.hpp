@@ -64,18 +64,26 @@ FUSEDNORM_INLINE Vector<A, N> decode(const Raw<T, N>& raw) {
     }
 }
 
-// ---- encode: a register of A as N stored values, rounded once
+// ---- encode: a register of A as N stored values, rounded once; half precision is made of floats
 
 template <class T, class A, int N>
 FUSEDNORM_INLINE Raw<T, N> encode(const Vector<A, N>& value) {
-    if constexpr (is_half<T> && std::is_same_v<A, double>) {
-        return encode<T, float, N>(round_to_odd<N>(value));
-    } else if constexpr (std::is_same_v<T, f16>) {
+    if constexpr (std::is_same_v<T, f16>) {
         return float_to_half<N>(value);
     } else if constexpr (std::is_same_v<T, bf16>) {
         return float_to_bfloat<N>(value);
     } else {
         return convert_part<Raw<T, N>>(value);
+    }
+}
+
+// What encode takes the parts of.
+template <class T, class A>
+FUSEDNORM_INLINE auto encodable(const Lanes<A>& a) {
+    if constexpr (is_half<T> && std::is_same_v<A, double>) {
+        return rounded_to_odd(a);
+    } else {
+        return a;
     }
 }
 
@@ -100,18 +108,19 @@ FUSEDNORM_INLINE Lanes<A> load(const T* p) {
 
 template <class T, class A>
 FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
-    using L = Lanes<A>;
+    const auto value = encodable<T>(a);
+    using L = std::remove_const_t<decltype(value)>;
 #if defined(__AVX2__) && !defined(__AVX512F__)
     // Two registers become one at once.
-    if constexpr (std::is_same_v<T, bf16> && std::is_same_v<A, float>) {
-        const __m256i pairs = _mm256_packus_epi32(reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(a.part[0])),
-                                                  reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(a.part[1])));
+    if constexpr (std::is_same_v<T, bf16>) {
+        const __m256i pairs = _mm256_packus_epi32(reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(value.part[0])),
+                                                  reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(value.part[1])));
         return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(pairs, 0xd8));
     }
 #endif
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) {
-        const Raw<T, L::kWidth> raw = encode<T, A, L::kWidth>(a.part[i]);
+        const Raw<T, L::kWidth> raw = encode<T, typename L::Value, L::kWidth>(value.part[i]);
         __builtin_memcpy(p + i * L::kWidth, &raw, sizeof raw);
     }
 }

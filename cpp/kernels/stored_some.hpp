@@ -124,10 +124,11 @@ FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, BitsOf<T> fill = 0) {
 
 template <class T, class A>
 FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
-    using L = Lanes<A>;
+    const auto value = encodable<T>(a);
+    using L = std::remove_const_t<decltype(value)>;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i)
-        store_part_some(p + i * L::kWidth, encode<T, A, L::kWidth>(a.part[i]), n - i * L::kWidth);
+        store_part_some(p + i * L::kWidth, encode<T, typename L::Value, L::kWidth>(value.part[i]), n - i * L::kWidth);
 }
 
 // The same, but not repeated in every loop where it takes many instructions.

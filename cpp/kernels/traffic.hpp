@@ -41,9 +41,10 @@ FUSEDNORM_INLINE void stream_part(void* p, const R& raw) {
 // p lies on a line's boundary, or sixteen values from it.
 template <class T, class A>
 FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
-    using L = Lanes<A>;
+    const auto value = encodable<T>(a);
+    using L = std::remove_const_t<decltype(value)>;
     FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < L::kParts; ++i) stream_part(p + i * L::kWidth, encode<T, A, L::kWidth>(a.part[i]));
+    for (int i = 0; i < L::kParts; ++i) stream_part(p + i * L::kWidth, encode<T, typename L::Value, L::kWidth>(value.part[i]));
 }
 
 // line_values<T> of them.
