@@ -50,7 +50,6 @@ struct Cache {
     std::mutex mutex;
     std::vector<Block> blocks;  // oldest first
     size_t bytes = 0;
-    const size_t limit = cache_limit();
     Cache() { blocks.reserve(kMaxBlocks + 1); }  // give_memory may not fail
 };
 
@@ -118,11 +117,11 @@ void* take_memory(size_t bytes) {
 void give_memory(void* memory, size_t bytes) noexcept {
     bytes = rounded(bytes);
     Cache& c = cache();
-    if (bytes <= c.limit) {
+    if (bytes <= cache_limit()) {
         const std::lock_guard<std::mutex> lock(c.mutex);
         c.blocks.push_back({memory, bytes, false});
         c.bytes += bytes;
-        while (c.bytes > c.limit || c.blocks.size() > kMaxBlocks) {
+        while (c.bytes > cache_limit() || c.blocks.size() > kMaxBlocks) {
             const Block oldest = c.blocks.front();
             c.blocks.erase(c.blocks.begin());
             c.bytes -= oldest.bytes;

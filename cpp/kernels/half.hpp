@@ -10,7 +10,7 @@
 #define FUSEDNORM_SOFTWARE __attribute__((noinline))
 #endif
 
-// Of that, what four doubles in a register make short.
+// Rounding to odd takes few where a register holds four doubles or more.
 #if defined(__AVX2__)
 #define FUSEDNORM_ODD FUSEDNORM_INLINE
 #else

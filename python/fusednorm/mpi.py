@@ -130,16 +130,17 @@ class SyncBatchNorm(BatchNorm):
         """
         if not self.training:
             return super().__call__(x, residual=residual, out=out)
-        total = self._gathered(x)
+        values, total = self._gathered(x)
         if total.count == 1:
             raise ValueError("SyncBatchNorm: x: expected more than one value per channel when training, got 1 on all ranks")
         options: dict[str, Any] = {"eps": self.eps, "channel_axis": self.channel_axis, "activation": self.activation}
+        options |= {"residual": residual, "out": out}
         failed, any_failed = np.ones(1), np.empty(1)
         with self._lock:
             try:
                 track = self._updates(total)
                 statistics = _statistics(total)
-                y: Array = functional.batch_norm(x, *statistics, self.weight, self.bias, residual=residual, out=out, **options)
+                y: Array = functional.batch_norm(values, *statistics, self.weight, self.bias, **options)
                 failed[0] = 0
             finally:
                 self._communicator().Allreduce(failed, any_failed)
@@ -156,16 +157,15 @@ class SyncBatchNorm(BatchNorm):
         """
         if not self.training:
             return super().backward(grad, x)
-        total = self._gathered(x)
+        values, total = self._gathered(x)
         mean, var = _statistics(total)
         weight = np.ones(self.num_features) if self.weight is None else self.weight.astype(np.float64)
-        values = self._read(x)
         is_half = values.dtype.itemsize == 2 and is_float(values.dtype)
-        # grad_x is a difference, which may be small: it is rounded once.
-        wide = values.astype(np.float32) if is_half else values
         options: dict[str, Any] = {"eps": self.eps, "channel_axis": self.channel_axis}
         own = np.zeros((3, self.num_features))  # shares of the two gradients, and whether this rank has failed
         try:
+            # grad_x is a difference, which may be small: it is rounded once.
+            wide = values.astype(np.float32) if is_half else values
             # With constant statistics. What flows through them is (mean(grad) + xhat mean(grad xhat)) weight rstd: a norm of x.
             grad_x, own[0], own[1] = functional.batch_norm_backward(grad, wide, mean, var, weight, **options)
         except Exception:
@@ -189,15 +189,17 @@ class SyncBatchNorm(BatchNorm):
 
         return MPI.COMM_WORLD
 
-    def _gathered(self, x: ArrayLike) -> RunningMoments:
+    def _gathered(self, x: ArrayLike) -> tuple[Array, RunningMoments]:
+        """Return x as an array, and the statistics of all ranks' arrays."""
         comm = self._communicator()
         try:
-            stats = RunningMoments(self.channel_axis).update(self._read(x))
+            values = self._read(x)
+            stats = RunningMoments(self.channel_axis).update(values)
         except Exception:
             with suppress(RuntimeError):
                 _allreduce("SyncBatchNorm", None, comm)
             raise
-        return _allreduce("SyncBatchNorm", stats, comm)
+        return values, _allreduce("SyncBatchNorm", stats, comm)
 
     def _updates(self, total: RunningMoments) -> list[tuple[Array, Any]]:
         """Return what a step writes, and into which arrays, after all checks."""
