@@ -138,12 +138,13 @@ void moments_cols(const ColsTile& t, Moments out) {
     Moments parts{t.scratch, t.scratch + wide, t.scratch + 2 * wide};
     double* scratch = t.scratch + 3 * wide;
     moments_wide_cols<T>(x, folded_rows, wide, wide, scratch, parts);
-    const double n = static_cast<double>(folded_rows);
+    // The replicas are as many as a power of two, and have seen as many rows: the second half goes into the first, and again.
+    double count = static_cast<double>(folded_rows);
+    for (int64_t half = wide / 2; half >= t.cols; half /= 2, count *= 2) merge(parts, count, parts + half, count, half);
     for (int64_t c = 0; c < t.cols; ++c) put(out, c, {parts.mean[c], parts.low[c], parts.m2[c]});
-    for (int64_t i = 1; i < fold; ++i) merge(out, n * static_cast<double>(i), parts + i * t.cols, n, t.cols);
     if (left == 0) return;
     moments_wide_cols<T>(x + folded_rows * wide, left, t.cols, t.cols, scratch, parts);
-    merge(out, n * static_cast<double>(fold), parts, static_cast<double>(left), t.cols);
+    merge(out, count, parts, static_cast<double>(left), t.cols);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ from fusednorm.locks import Guarded
 from fusednorm.states import STATE_VALUES, UPDATE, Floats, finish, pooled, pooled_where
 
 _NAMES = ("count", "mean", "m2")
+_LOAD = "RunningMoments.load: file: expected what save() wrote"
 
 
 class RunningMoments(Guarded):
@@ -280,20 +281,11 @@ class RunningMoments(Guarded):
         if isinstance(file, (str, os.PathLike)):
             with open(file, "rb") as opened:
                 return cls.load(opened)
-        where = "RunningMoments.load: file: expected what save() wrote"
         try:
-            archive = np.load(file, allow_pickle=False)
-        except ValueError as error:  # what is no archive may be a pickle, to NumPy
-            raise ValueError(f"{where}, got another file") from error
-        except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{where}, got a broken file: {error}") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"{where}, got an array that is in no npz archive")
-        try:
-            with archive:
+            with _archive(file) as archive:
                 return cls().load_state_dict(archive)
         except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{where}, got a broken file: {error}") from error
+            raise ValueError(f"{_LOAD}, got a broken file: {error}") from error
 
     def copy(self) -> RunningMoments:
         """Return one with the same state that shares no memory."""
@@ -306,3 +298,13 @@ class RunningMoments(Guarded):
         self._add_lock()
         self._channel_axis = None
         self.load_state_dict(state)
+
+
+def _archive(file: IO[bytes]) -> np.lib.npyio.NpzFile:
+    try:
+        found: object = np.load(file, allow_pickle=False)
+    except ValueError as error:  # what is no archive may be a pickle, to NumPy
+        raise ValueError(f"{_LOAD}, got another file") from error
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise ValueError(f"{_LOAD}, got an array that is in no npz archive")
+    return found
