@@ -124,8 +124,8 @@ FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, BitsOf<T> fill = 0) {
 
 template <class T, class A>
 FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
-    const auto value = encodable<T>(a);
-    using L = std::remove_const_t<decltype(value)>;
+    const auto& value = encodable<T>(a);
+    using L = std::decay_t<decltype(value)>;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i)
         store_part_some(p + i * L::kWidth, encode<T, typename L::Value, L::kWidth>(value.part[i]), n - i * L::kWidth);

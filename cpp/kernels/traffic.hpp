@@ -41,8 +41,8 @@ FUSEDNORM_INLINE void stream_part(void* p, const R& raw) {
 // p lies on a line's boundary, or sixteen values from it.
 template <class T, class A>
 FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
-    const auto value = encodable<T>(a);
-    using L = std::remove_const_t<decltype(value)>;
+    const auto& value = encodable<T>(a);
+    using L = std::decay_t<decltype(value)>;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) stream_part(p + i * L::kWidth, encode<T, typename L::Value, L::kWidth>(value.part[i]));
 }
