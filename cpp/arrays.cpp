@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <new>
 #include <numeric>
 
@@ -21,19 +20,35 @@ bool is_native(const py::dtype& dtype) {
 #endif
 }
 
-// What owns the memory of a large result, as the array's base.
+// What owns the memory of a large result, as the array's base: a buffer, because NumPy asks the base whether an array that was
+// made read-only may be written again.
 struct LargeMemory {
-    void* memory;
+    PyObject_HEAD;
     size_t bytes;
+    void* memory;
 };
+PyTypeObject* large_memory = nullptr;
 
-py::capsule take_large(size_t bytes) {
-    auto block = std::make_unique<LargeMemory>(LargeMemory{nullptr, bytes});
-    block->memory = take_memory(bytes);
-    return py::capsule(block.release(), [](void* p) {
-        const std::unique_ptr<LargeMemory> owned(static_cast<LargeMemory*>(p));
-        give_memory(owned->memory, owned->bytes);
-    });
+void free_large(PyObject* self) {
+    const auto* large = reinterpret_cast<LargeMemory*>(self);
+    if (large->memory) give_memory(large->memory, large->bytes);
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+int buffer_of_large(PyObject* self, Py_buffer* view, int flags) {
+    const auto* large = reinterpret_cast<LargeMemory*>(self);
+    return PyBuffer_FillInfo(view, self, large->memory, static_cast<Py_ssize_t>(large->bytes), 0, flags);
+}
+
+py::object take_large(size_t bytes, void*& memory) {
+    auto owner = py::reinterpret_steal<py::object>(large_memory->tp_alloc(large_memory, 0));
+    if (!owner) throw py::error_already_set();
+    auto* large = reinterpret_cast<LargeMemory*>(owner.ptr());
+    large->bytes = bytes;
+    memory = large->memory = take_memory(bytes);
+    return owner;
 }
 
 // Strides of a dense array in the memory order of x, which is not C's: what numpy.empty_like gives.
@@ -121,6 +136,7 @@ py::array native_copy(const py::array& a) {
 QuietCasts::QuietCasts() : state(numpy().attr("errstate")(py::arg("all") = "ignore")) { state.attr("__enter__")(); }
 
 QuietCasts::~QuietCasts() {
+    if (!PyGILState_Check()) return;  // a thread that ends with the interpreter
     try {
         state.attr("__exit__")(py::none(), py::none(), py::none());
     } catch (py::error_already_set& e) {
@@ -149,6 +165,17 @@ Array view_of(py::array array, Type type) {
     return a;
 }
 
+void make_types() {
+    if (large_memory) return;
+    PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(free_large)},
+                           {Py_bf_getbuffer, reinterpret_cast<void*>(buffer_of_large)},
+                           {0, nullptr}};
+    PyType_Spec spec = {"fusednorm._core.LargeMemory", sizeof(LargeMemory), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+    large_memory = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+    if (!large_memory) throw py::error_already_set();
+}
+
 py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides) {
     auto& api = py::detail::npy_api::get();
     int64_t product = size_of(type);
@@ -157,11 +184,7 @@ py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssi
     const auto bytes = static_cast<size_t>(product);
     py::object owner;
     void* memory = nullptr;
-    if (bytes >= kLargeBytes) {
-        const py::capsule capsule = take_large(bytes);
-        memory = capsule.get_pointer<LargeMemory>()->memory;
-        owner = capsule;
-    }
+    if (bytes >= kLargeBytes) owner = take_large(bytes, memory);
     PyObject* a = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype_of(type).release().ptr(), ndim, shape, strides, memory,
                                             memory ? kWriteable : 0, nullptr);
     if (!a) throw py::error_already_set();

@@ -26,6 +26,8 @@ struct Array {
 
 Array view_of(py::array array, Type type);
 
+// Once, before the first new_array.
+void make_types();
 // strides: null for C order.
 py::array new_array(Type type, int ndim, const py::ssize_t* shape, const py::ssize_t* strides);
 // Not initialized, of x's shape and memory order, as numpy.empty_like gives it.

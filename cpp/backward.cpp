@@ -141,7 +141,7 @@ private:
             }
             const double slope = -(product * rstd / count * rstd) * rstd;
             std::fill_n(u.wide[kSlope] + s * per, per, slope);
-            std::fill_n(u.wide[kOffset] + s * per, per, -(plain * rstd / count) - low * slope);
+            std::fill_n(u.wide[kOffset] + s * per, per, -(plain * rstd / count) - correction(low, slope));
         }
         // grad times a factor: what normalize does around 0.
         if (gradient.constant)

@@ -21,6 +21,12 @@ inline bool fits_float_center(double center) {
 // Of what is only added: a tiny one may round to 0.
 inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126); }
 
+// What a difference that was lost is worth; nothing where its factor, or the difference, is not finite.
+inline double correction(double lost, double factor) {
+    const double worth = lost * factor;
+    return std::isfinite(worth) ? worth : 0;
+}
+
 // Sums of grad and of grad * (x - origin), one of each for every channel.
 struct Sums {
     double *origin, *plain, *product;
@@ -36,14 +42,11 @@ struct Sums {
         for (int64_t c = 0; c < n; ++c) {
             plain[c] += other.plain[c];
             product[c] += other.product[c];
-            const double distance = other.origin[c] - origin[c];
-            if (distance != 0 && std::isfinite(other.plain[c])) product[c] += distance * other.plain[c];
+            product[c] += correction(other.origin[c] - origin[c], other.plain[c]);
         }
     }
     // The product around a center that lies so far from the origin. An infinite sum stays: the origin is near the mean then.
-    void move(int64_t c, double distance) const {
-        if (std::isfinite(plain[c])) product[c] -= distance * plain[c];
-    }
+    void move(int64_t c, double distance) const { product[c] -= correction(distance, plain[c]); }
 };
 
 enum : int { kCenter, kFactor, kSlope, kOffset };
@@ -79,7 +82,7 @@ struct Numbers {
         for (int64_t c = 0; c < n; ++c) {
             const double center = wide[kCenter][c], factor = wide[kFactor][c], slope = wide[kSlope][c];
             const auto rounded = static_cast<float>(center);
-            const double lost = rounded - center, offset = wide[kOffset][c] + (lost - lost == 0 ? lost * slope : 0);
+            const double lost = rounded - center, offset = wide[kOffset][c] + correction(lost, slope);
             narrow[kCenter][c] = rounded, narrow[kFactor][c] = static_cast<float>(factor);
             narrow[kSlope][c] = static_cast<float>(slope), narrow[kOffset][c] = static_cast<float>(offset);
             all = all && fits_float(factor) && fits_float(slope) && fits_float_center(center) && fits_float_sum(offset);

@@ -101,7 +101,7 @@ private:
         for (int64_t i = 0; i < n; ++i) {
             to.center[i] = static_cast<float>(rows_of.center[i]), to.scale[i] = static_cast<float>(rows_of.scale[i]);
             const double lost = to.center[i] - rows_of.center[i];
-            to.shift[i] = static_cast<float>(rows_of.shift[i] + (lost - lost == 0 ? lost * rows_of.scale[i] : 0));
+            to.shift[i] = static_cast<float>(rows_of.shift[i] + correction(lost, rows_of.scale[i]));
             to.slope[i] = static_cast<float>(rows_of.slope[i]), to.offset[i] = static_cast<float>(rows_of.offset[i]);
             fits = fits && fits_float(rows_of.scale[i]) && fits_float_center(rows_of.center[i]) &&
                    fits_float(rows_of.slope[i]) && fits_float_sum(rows_of.offset[i]);
@@ -120,7 +120,8 @@ private:
         k.row_gradient_sums[type]({grad, x, n, channels, cols, wide.center, weight, plain, product});
         for (int64_t i = 0; i < n; ++i) {
             const double mean = op.centered ? plain[i] / static_cast<double>(cols) : 0;
-            const double mean_xhat = (product[i] * wide.scale[i] + plain[i] * wide.shift[i]) / static_cast<double>(cols);
+            const double mean_xhat =
+                (product[i] * wide.scale[i] + correction(plain[i], wide.shift[i])) / static_cast<double>(cols);
             wide.offset[i] = -mean * wide.scale[i], wide.slope[i] = -mean_xhat * wide.scale[i];
         }
         const bool fits = !weights.empty() && narrow(wide, n, floats);

@@ -5,6 +5,8 @@
 #include <memory>
 #include <new>
 
+#include "memory.hpp"
+
 namespace fusednorm {
 
 // As many values as the product of its arguments, not initialized; few of them lie in place, since a call on a small array
@@ -28,7 +30,15 @@ private:
             if (__builtin_mul_overflow(n, factor, &n)) throw std::bad_alloc();
         return n;
     }
-    static T* allocate(int64_t n) { return n > kInPlace ? new T[static_cast<size_t>(n)] : nullptr; }
+    static T* allocate(int64_t n) {
+        if (n <= kInPlace) return nullptr;
+        try {
+            return new T[static_cast<size_t>(n)];
+        } catch (const std::bad_alloc&) {
+            if (!empty_cache()) throw;
+            return new T[static_cast<size_t>(n)];
+        }
+    }
 
     alignas(64) char in_place[2048];
     std::unique_ptr<T[]> heap;

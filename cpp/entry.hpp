@@ -1,6 +1,8 @@
 // How Python calls the module's functions: positional arguments, with CPython's own calling convention. pybind11's dispatch
 // would cost as much as the work on a small array.
 #pragma once
+#include <unistd.h>
+
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -8,6 +10,30 @@
 #include "arrays.hpp"
 
 namespace fusednorm {
+
+// While the interpreter ends, CPython ends a thread that asks for the GIL by unwinding its stack, past objects that need the
+// GIL. Such a thread waits here for the process to end instead, as in CPython from 3.14 on.
+[[noreturn]] inline void wait_for_exit() {
+    for (;;) pause();
+}
+
+constexpr int64_t kKeepGilValues = 1 << 13;  // less work than handing the GIL over and back is worth
+
+template <class F>
+void without_gil(int64_t values, F work) {
+    if (values < kKeepGilValues) return work();
+    struct Released {
+        PyThreadState* state = PyEval_SaveThread();
+        ~Released() {
+            try {
+                PyEval_RestoreThread(state);
+            } catch (...) {
+                wait_for_exit();
+            }
+        }
+    } const released;
+    work();
+}
 
 template <py::object (*Function)(const py::handle*), int N>
 PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
@@ -26,6 +52,8 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t n) noexcept {
         PyErr_NoMemory();
     } catch (const std::exception& e) {
         PyErr_SetString(PyExc_RuntimeError, e.what());
+    } catch (...) {  // no exception of C++
+        wait_for_exit();
     }
     return nullptr;
 }

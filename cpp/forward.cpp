@@ -94,10 +94,10 @@ private:
 
     Coefficients make_coefficients(Moments stats, int64_t n_stats, int64_t affine, int64_t affine_step,
                                    int64_t count_of_channels, double count, char* memory) const {
-        static const double one = 1, zero = 0;
+        static const double one = 1, zeros[] = {-0.0, 0.0};
         const bool own_weights = plan.coefs == Coefs::both;
         Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !tiles.single};
-        CoefficientsJob job{stats, count,    op.eps,  n_stats, divided(count_of_channels, n_stats), &one, &zero,
+        CoefficientsJob job{stats, count,    op.eps,  n_stats, divided(count_of_channels, n_stats), &one, &zeros[op.centered],
                             0,     c.center, c.scale, c.shift};
         if (!own_weights) {
             job.weight = static_cast<const double*>(op.weight) + affine;

@@ -78,7 +78,9 @@ void offer_older(std::vector<Block>& blocks) noexcept {
 // Aligned to the granule, so that the kernel may use huge pages where they are whole.
 void* map(size_t bytes) {
     const size_t unit = granule(bytes);
-    void* raw = mmap(nullptr, bytes + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const auto ask = [&] { return mmap(nullptr, bytes + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); };
+    void* raw = ask();
+    if (raw == MAP_FAILED && empty_cache()) raw = ask();
     if (raw == MAP_FAILED) throw std::bad_alloc();
     const auto begin = reinterpret_cast<uintptr_t>(raw), aligned = (begin + unit - 1) / unit * unit;
     const uintptr_t end = begin + bytes + unit;
@@ -96,6 +98,16 @@ void* map(size_t bytes) {
 size_t cache_limit() {
     static const size_t limit = find_limit();
     return limit;
+}
+
+bool empty_cache() noexcept {
+    Cache& c = cache();
+    const std::lock_guard<std::mutex> lock(c.mutex);
+    const bool found = !c.blocks.empty();
+    for (const Block& block : c.blocks) munmap(block.memory, block.bytes);
+    c.blocks.clear();
+    c.bytes = 0;
+    return found;
 }
 
 void* take_memory(size_t bytes) {

@@ -12,6 +12,8 @@ constexpr size_t kLargeBytes = size_t{1} << 20;  // smaller results are the gene
 size_t cache_limit();
 // At least `bytes` of memory, not initialized. Throws std::bad_alloc.
 void* take_memory(size_t bytes);
+// Gives the freed blocks to the system: memory lacks. Whether there were any.
+bool empty_cache() noexcept;
 // Gives back what take_memory(bytes) returned.
 void give_memory(void* memory, size_t bytes) noexcept;
 

@@ -9,11 +9,11 @@ namespace fusednorm {
 namespace {
 
 // running = (1 - momentum) * running + momentum * batch.
-void update(const Arguments& check, const char* argument, const py::object& running, double* before, const double* batch,
-            int64_t n, double momentum) {
+void update(const Arguments& check, const char* argument, const py::object& running, double* before, double* batch, int64_t n,
+            double momentum) {
     if (running.is_none()) return;
     for (int64_t i = 0; i < n; ++i) before[i] = (1 - momentum) * before[i] + momentum * batch[i];
-    update_channels(check, argument, running, before, n);
+    update_channels(check, argument, running, before, batch, n);
 }
 
 // The arguments of one call, read in the order of their members.
@@ -86,7 +86,11 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     arrays.describe(op, type);
     op.given = !a.use_batch;
     layout.push_axes(op, arrays);
+    const bool updates = size > 0 && a.use_batch && has_running;
     Statistics statistics(a.use_batch && (has_running || a.return_stats) ? samples * layout.groups : 0);
+    Buffer<double> batch(2, updates ? channels : 0);
+    std::optional<ReturnedStatistics> returned;
+    if (a.return_stats) returned.emplace(op, type, layout.statistics_shape());
     if (op.given) {
         std::fill_n(zero, channels, 0.0);
         op.moments = {running_mean, zero, running_var};
@@ -94,9 +98,8 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
         op.moments = statistics.moments();
     }
     if (size > 0) run(op, size);
-    if (size > 0 && a.use_batch && has_running) {
+    if (updates) {
         // Averaged over the samples, where each has its own statistics.
-        Buffer<double> batch(2, channels);
         double *mean = batch.data(), *var = mean + channels;
         std::fill_n(mean, 2 * channels, 0.0);
         const double parts = static_cast<double>(samples), degrees = static_cast<double>(layout.count - 1);
@@ -110,9 +113,8 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
         update(check, "running_mean", a.running_mean, running_mean, mean, channels, a.momentum);
         update(check, "running_var", a.running_var, running_var, var, channels, a.momentum);
     }
-    if (!a.return_stats) return y.finish();
-    return with_statistics(y.finish(), op, type, layout.statistics_shape(), op.given ? 1 : layout.count,
-                           op.given ? channels : 0);
+    if (!returned) return y.finish();
+    return returned->beside(y.finish(), op, op.given ? 1 : layout.count, op.given ? channels : 0);
 }
 
 py::object batch_norm(const py::handle* a) {

@@ -44,14 +44,14 @@ RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const 
     const int n = a.normalized_shape.count(check, x), first = x.ndim - n;
     op.centered = spec.centered;
     op.eps = a.eps.value_or(smallest_step(type));
-    // No weights: the row is one channel, with the weight 1 and the bias 0. (Adding 0 would lose rms norm's -0.)
-    static const double one = 1, zero = 0;
-    op.rows_only = (!spec.centered && x.size() > 0) || !a.weight.is_none() || !a.bias.is_none();
-    op.weight = &one, op.bias = &zero;
+    // No weights: the row is one channel, with the weight 1 and the bias 0; or -0, since rms norm leaves x's -0 as it is.
+    static const double one = 1, zeros[] = {-0.0, 0.0};
+    op.rows_only = !a.weight.is_none() || !a.bias.is_none();
+    op.weight = &one, op.bias = &zeros[spec.centered];
     if (!op.rows_only) return {n, {}, {}};
     const Type weights = weight_type(is_in_float);
     const py::array weight = check.values("weight", a.weight, weights, x.shape + first, n, 1),
-                    bias = check.values("bias", a.bias, weights, x.shape + first, n, 0);
+                    bias = check.values("bias", a.bias, weights, x.shape + first, n, zeros[spec.centered]);
     op.weight = weight.data(), op.bias = bias.data();
     return {n, weight, bias};
 }
@@ -71,10 +71,10 @@ py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     arrays.describe(op, type);
     push_row_axes(op, arrays, p.dims);
     Statistics statistics(a.return_stats ? rows : 0);
-    if (a.return_stats) op.moments = statistics.moments();
+    std::optional<ReturnedStatistics> returned;
+    if (a.return_stats) op.moments = statistics.moments(), returned.emplace(op, type, std::vector(x.shape, x.shape + leading));
     if (x.size() > 0) run(op, x.size());
-    if (!a.return_stats) return y.finish();
-    return with_statistics(y.finish(), op, type, {x.shape, x.shape + leading}, cols, 0);
+    return returned ? returned->beside(y.finish(), op, cols, 0) : y.finish();
 }
 
 // ---- the norm of a sum, and the sum

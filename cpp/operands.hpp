@@ -8,15 +8,6 @@
 
 namespace fusednorm {
 
-constexpr int64_t kKeepGilValues = 1 << 13;  // less work than handing the GIL over and back is worth
-
-template <class F>
-void without_gil(int64_t values, F work) {
-    if (values < kKeepGilValues) return work();
-    py::gil_scoped_release release;
-    work();
-}
-
 int64_t product(const py::ssize_t* shape, int begin, int end);
 
 // The moments of statistics 0 ... n - 1, in memory of their own.

@@ -83,7 +83,7 @@ void Arguments::check_writable(const char* argument, const py::object& parameter
     if (parameter.is_none()) return;
     const py::array a = parameter;
     if (!(a.flags() & kWriteable)) value_error(argument, "an array that can be updated in place", "a read-only one");
-    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+    for (py::ssize_t i = 0; a.size() > 0 && i < a.ndim(); ++i)
         if (a.shape(i) > 1 && a.strides(i) == 0)
             value_error(argument, "an array whose elements do not share memory", "a stride of 0");
 }

@@ -79,13 +79,16 @@ void copy_rounded(const Array& from, const py::array& to, Type type) {
     copy_of(narrow, to, type);
 }
 
-void update_channels(const Arguments& check, const char* argument, const py::object& target, const double* values, int64_t n) {
+void update_channels(const Arguments& check, const char* argument, const py::object& target, const double* values,
+                     double* scratch, int64_t n) {
     const py::array a = target;
     Type type;
     if (!check.is_plain(argument, a, type)) {
-        type_of(a.dtype(), type);
+        const FinishTile tile{values, reinterpret_cast<char*>(scratch), 1, n, n, n, false};
+        kernels().finish[static_cast<int>(type)](tile);
+        const py::array rounded(dtype_of(type), {n}, {}, scratch, py::none());
         const QuietCasts quiet;
-        numpy().attr("copyto")(a, rounded(values, type, {n}).attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
+        numpy().attr("copyto")(a, rounded.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
         return;
     }
     char* p = proxy(a)->data;
@@ -99,20 +102,30 @@ void update_channels(const Arguments& check, const char* argument, const py::obj
     }
 }
 
-py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
-                           int64_t count, int64_t repeats) {
-    int64_t n = 1;
-    for (const py::ssize_t size : shape) n *= size;
-    std::vector<double> means(static_cast<size_t>(n)), rstds(means);
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t from = repeats > 0 ? i % repeats : i;
-        const auto to = static_cast<size_t>(i);
-        means[to] = count > 0 ? op.moments.mean[from] + op.moments.low[from] : NAN;
-        rstds[to] = count > 0 ? 1 / std::sqrt(op.moments.m2[from] / static_cast<double>(count) + op.eps) : NAN;
-    }
-    const Type kept = type == Type::f64 ? Type::f64 : Type::f32;
-    const py::object mean = op.centered ? py::object(rounded(means.data(), kept, shape)) : py::none();
-    return py::make_tuple(y, mean, rounded(rstds.data(), kept, shape));
+ReturnedStatistics::ReturnedStatistics(const Operation& op, Type y, const std::vector<py::ssize_t>& shape)
+    : type(y == Type::f64 ? y : Type::f32), mean(py::none()) {
+    const auto make = [&] { return new_array(type, static_cast<int>(shape.size()), shape.data(), nullptr); };
+    if (op.centered) mean = make();
+    rstd = make();
+}
+
+py::object ReturnedStatistics::beside(const py::object& y, const Operation& op, int64_t count, int64_t repeats) const {
+    const auto fill = [&](const py::object& array, auto value_of) {
+        const py::array a = py::reinterpret_borrow<py::array>(array);
+        char* p = proxy(a)->data;
+        for (int64_t i = 0, n = a.size(); i < n; ++i) {
+            const double value = count > 0 ? value_of(repeats > 0 ? i % repeats : i) : NAN;
+            if (type == Type::f32) {
+                reinterpret_cast<float*>(p)[i] = static_cast<float>(value);
+            } else {
+                reinterpret_cast<double*>(p)[i] = value;
+            }
+        }
+    };
+    const Moments& m = op.moments;
+    if (op.centered) fill(mean, [&](int64_t i) { return m.mean[i] + m.low[i]; });
+    fill(rstd, [&](int64_t i) { return 1 / std::sqrt(m.m2[i] / static_cast<double>(count) + op.eps); });
+    return py::make_tuple(y, mean, rstd);
 }
 
 }  // namespace fusednorm

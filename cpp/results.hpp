@@ -26,11 +26,21 @@ py::array rounded(const double* values, Type type, const std::vector<py::ssize_t
 // The values of from in to, an array of its shape and of this type, rounded once.
 void copy_rounded(const Array& from, const py::array& to, Type type);
 
-// Writes n values into an array that channels() read and updatable() allowed, in its own dtype.
-void update_channels(const Arguments& check, const char* argument, const py::object& target, const double* values, int64_t n);
+// Writes n values into an array that channels() read and updatable() allowed, in its own dtype. Allocates nothing that grows
+// with n: scratch has room for n doubles.
+void update_channels(const Arguments& check, const char* argument, const py::object& target, const double* values,
+                     double* scratch, int64_t n);
 
-// (y, mean, rstd), the statistics as float32, or as float64 where y is. repeats: so many of them are for every sample.
-py::object with_statistics(const py::object& y, const Operation& op, Type type, const std::vector<py::ssize_t>& shape,
-                           int64_t count, int64_t repeats);
+// What return_stats adds to y, as float32, or as float64 where y is. Made before a kernel writes: memory may lack.
+class ReturnedStatistics {
+public:
+    ReturnedStatistics(const Operation& op, Type y, const std::vector<py::ssize_t>& shape);
+    // (y, mean, rstd). repeats: so many of the operation's are for every sample.
+    py::object beside(const py::object& y, const Operation& op, int64_t count, int64_t repeats) const;
+
+private:
+    Type type;
+    py::object mean, rstd;
+};
 
 }  // namespace fusednorm

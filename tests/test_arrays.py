@@ -70,6 +70,19 @@ def test_fresh_result_keeps_the_memory_order(norm, layout, rng):
         assert y.flags.writeable
 
 
+@pytest.mark.parametrize("n", [1 << 4, 1 << 10])
+def test_a_result_can_be_made_read_only_and_writeable_again(n):
+    """Small ones are NumPy's own memory, large ones lie in memory that is used again."""
+    y = fn.layer_norm(np.ones((n, 512), np.float32), 512)
+    y.flags.writeable = False
+    y.flags.writeable = True
+    y[:] = 3
+    if not y.flags.owndata:
+        assert memoryview(y.base).nbytes >= y.nbytes
+        with pytest.raises(TypeError, match="LargeMemory"):
+            type(y.base)()
+
+
 def test_memory_order_of_every_permutation(rng):
     x = cases.draw(rng, (2, 3, 4, 5))
     for order in itertools.permutations(range(4)):

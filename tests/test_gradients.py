@@ -193,6 +193,23 @@ def test_an_infinite_gradient_goes_to_its_weight(norm, dtype, rng):
         assert np.isfinite(np.delete(to_weight, at[1])).all()
 
 
+@cases.every_float
+def test_rms_norm_with_an_infinite_gradient(dtype):
+    """What rms norm has no use for, the sum of grad, is infinite: it changes nothing."""
+    x = np.array([[1, 2, -3, 0.5]], dtype)
+    grad_x, to_weight = fn.rms_norm_backward(np.array([[np.inf, 1, 2, 3]], dtype), x, 4)
+    np.testing.assert_array_equal(grad_x.astype(float), [[np.nan, -np.inf, np.inf, -np.inf]])
+    assert to_weight[0] == np.inf
+    assert np.isfinite(to_weight[1:]).all()
+
+
+def test_rms_norm_with_gradients_whose_sum_overflows():
+    x, grad = np.full((3, 4), 0.1), np.full((3, 4), 1e308)
+    expected = [part * 1e300 for part in fn.rms_norm_backward(grad / 1e300, x, 4, eps=1)]
+    for found, wanted in zip(fn.rms_norm_backward(grad, x, 4, eps=1), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
 # ---- the same by other ways
 
 

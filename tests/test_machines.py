@@ -89,6 +89,88 @@ def test_fewer_threads_than_wanted():
     assert output_of(FEW_THREADS, OPENBLAS_NUM_THREADS="1") == "True"
 
 
+# OpenMP ends threads that a smaller team does not need: when a larger one is wanted again, the system may refuse them.
+FEWER_LATER = """
+import os, resource, numpy as np, fusednorm as fn
+if os.getuid() == 0:
+    os.setuid(54321)
+for n, most in ((16, 64), (2, 64), (16, 6)):
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, 64))
+    fn.set_num_threads(n)
+    fn.layer_norm(np.ones((4096, 64), "f4"), 64)
+print(1 < len(os.listdir("/proc/self/task")) <= 6)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_fewer_threads_than_there_were():
+    assert output_of(FEWER_LATER, OPENBLAS_NUM_THREADS="1") == "True"
+
+
+# In a child, whose address space may grow by so many bytes: the call works, or nothing has been written.
+LITTLE_MEMORY = """
+import os, resource, numpy as np, fusednorm as fn
+fn.set_num_threads(1)
+channels = 300_000
+def address_space():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+def state():
+    return [np.full(channels, value, dtype) for value in (0, 1)] + [np.full((6, channels), 7, np.float32)]
+x = np.random.default_rng(0).random((6, channels), np.float32)
+dtype, calls = np.dtype("KIND"), {
+    "batch": lambda s: fn.batch_norm(x, s[0], s[1], training=True, out=s[2], return_stats=True),
+    "layer": lambda s: fn.layer_norm(x.T, 6, out=s[2].T, return_stats=True),
+    "sum": lambda s: fn.add_layer_norm(x, x[::-1], channels, out=(s[2], None)),
+}
+def code(call, extra):
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + extra, resource.RLIM_INFINITY))
+    given, before = states.pop(), state_before
+    try:
+        call(given)
+    except MemoryError:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return 1 if all(np.array_equal(a, b) for a, b in zip(given, before)) else 3
+    return 2
+seen = set()
+for name, call in calls.items():
+    for extra in range(0, 40 << 20, 1 << 20):
+        states, state_before = [state()], state()
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(code(call, extra))
+            finally:
+                os._exit(4)
+        seen.add((name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+print(sorted(seen))
+"""
+
+
+@pytest.mark.skipif("FUSEDNORM_SANITIZED" in os.environ, reason="the sanitizer's own memory is beyond any limit")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+@pytest.mark.parametrize("kind", ["f2", "f4"])
+def test_nothing_is_written_where_memory_lacks(kind):
+    names = ("batch", "layer", "sum")
+    assert output_of(LITTLE_MEMORY.replace("KIND", kind)) == str([(name, code) for name in names for code in (1, 2)])
+
+
+CACHE_FIRST = """
+import resource, numpy as np, fusednorm as fn
+x = np.ones((1024, 1024), np.float32)
+for rows in range(512, 1024, 64):
+    fn.layer_norm(x[:rows], 1024)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), resource.RLIM_INFINITY))
+print(fn.layer_norm(x, 1024).shape, fn.moments(np.ones((1, 200_000)), 0).mean.shape)
+"""
+
+
+@pytest.mark.skipif("FUSEDNORM_SANITIZED" in os.environ, reason="the sanitizer's own memory is beyond any limit")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_freed_results_are_given_back_where_memory_lacks():
+    assert output_of(CACHE_FIRST) == "(1024, 1024) (200000,)"
+
+
 # ---- files
 
 NOTHING_WRITABLE = """

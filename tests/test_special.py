@@ -37,6 +37,20 @@ def test_constant_without_eps(norm):
     assert (y == 1).all() if norm == "rms" else np.isnan(y).all()
 
 
+@cases.every_float
+@pytest.mark.parametrize("how", [{}, {"dtype": np.float64}, {"dtype": np.float32}, {"activation": "silu"}], ids=str)
+@pytest.mark.parametrize("weight", [None, np.array([1, -2, 3], "f4")], ids=["plain", "weight"])
+def test_rms_norm_keeps_the_sign_of_zero(weight, how, dtype):
+    """As a product does."""
+    x = np.array([[0, -0.0, 0], [-0.0, 0, -0.0], [1, -0.0, 0]], dtype)
+    wanted = np.signbit(x) != np.signbit(1 if weight is None else weight)
+    zero = x == 0
+    np.testing.assert_array_equal(np.signbit(fn.rms_norm(x, 3, weight, **how))[zero], wanted[zero])
+    if not how:
+        y, _ = fn.add_rms_norm(x, np.full_like(x, -0.0), 3, weight)
+        np.testing.assert_array_equal(np.signbit(y)[zero], wanted[zero])
+
+
 @pytest.mark.parametrize("kind", ["f2", "f4"])
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_running_statistics_beyond_their_range(kind, norm, rng):

@@ -132,6 +132,25 @@ def test_multiprocessing_after_fork_works():
 
 # ---- several Python threads
 
+DAEMONS = """
+import threading, time, numpy as np, fusednorm as fn
+x = np.ones((16, 16, 56, 56), np.float32)
+layer = fn.BatchNorm2d(16)
+calls = (lambda: fn.layer_norm(x, 56), lambda: layer(x), lambda: fn.moments(x),
+         lambda: fn.batch_norm_backward(x, x, training=True), lambda: fn.layer_norm(x, 56, np.ones(56, np.float16)))
+def work(call):
+    while True:
+        call()
+for call in calls:
+    threading.Thread(target=work, args=(call,), daemon=True).start()
+time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("_", range(4))
+def test_daemon_threads_inside_calls_when_the_interpreter_ends(_):
+    assert output_of(DAEMONS) == ""
+
 
 def test_eight_python_threads_at_once(four_threads):
     expected = [row_digest(i) for i in range(8)]

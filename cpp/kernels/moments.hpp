@@ -93,8 +93,9 @@ void pool(Moments in, double count, int64_t per, Moments out, int64_t n) {
     }
 }
 
-// rstd = 1 / sqrt(m2 / count + eps), scale = weight * rstd, center = A(mean), shift = bias + (center - mean) * scale:
-// what rounding the mean to A lost comes back in the shift. False when A's range does not hold these numbers.
+// rstd = 1 / sqrt(m2 / count + eps), scale = weight * rstd, center = A(mean), shift = bias - (mean - center) * scale:
+// what rounding the mean to A lost comes back in the shift. (A bias of -0 stays one: adding it changes no zero's sign.) False
+// when A's range does not hold these numbers.
 template <class A>
 struct CoefficientsOf {
     const CoefficientsJob& job;
@@ -112,10 +113,10 @@ struct CoefficientsOf {
         };
         const Lanes<double> factor = given(job.weight) * rstd;
         // An infinite mean was not rounded, and goes through x - center.
-        const Lanes<double> lost = select(is_finite(m.mean), (rounded_to<A>(m.mean) - m.mean) - m.low, zero);
+        const Lanes<double> lost = select(is_finite(m.mean), (m.mean - rounded_to<A>(m.mean)) + m.low, zero);
         put(job.center, m.mean);
         put(job.scale, factor);
-        put(job.shift, given(job.bias) + lost * factor);
+        put(job.shift, given(job.bias) - lost * factor);
         if constexpr (sizeof(A) == 4) {
             const Lanes<double> size = absolute(factor), offset = absolute(m.mean);
             // NaN and infinities fit: what they give is the same in any arithmetic.
