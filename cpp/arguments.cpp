@@ -116,7 +116,7 @@ bool Arguments::flag(const char* argument, py::handle object) const {
     const PyNumberMethods* number = Py_TYPE(object.ptr())->tp_as_number;
     const int value = number && number->nb_bool && !object.is_none() ? PyObject_IsTrue(object.ptr()) : -1;
     if (value >= 0) return value != 0;
-    if (PyErr_Occurred()) take_back({PyExc_TypeError, PyExc_ValueError, PyExc_RuntimeError});  // several values
+    if (PyErr_Occurred()) take_back({PyExc_TypeError, PyExc_ValueError});  // an array of several values
     type_error(argument, "a bool", text_of(object));
 }
 

@@ -108,14 +108,7 @@ def test_running_statistics_of_other_libraries(rng):
     assert fn.batch_norm(x, Lending(mean, True), Lending(var, True)).shape == x.shape
 
 
-class Several:
-    """As a tensor of several values."""
-
-    def __bool__(self):
-        raise RuntimeError("ambiguous")
-
-
-@pytest.mark.parametrize("flag", [None, "False", b"", [], [True], np.ones(3), Several()], ids=lambda flag: str(type(flag)))
+@pytest.mark.parametrize("flag", [None, "False", b"", [], [True], np.ones(3)], ids=repr)
 def test_flags_have_a_truth_value(flag):
     x = np.ones((4, 3))
     calls = {
