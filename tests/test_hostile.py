@@ -108,20 +108,43 @@ def test_running_statistics_of_other_libraries(rng):
     assert fn.batch_norm(x, Lending(mean, True), Lending(var, True)).shape == x.shape
 
 
-@pytest.mark.parametrize("flag", [None, "False", b"", [], [True], np.ones(3)], ids=repr)
-def test_flags_have_a_truth_value(flag):
+FLAGS = {
+    "batch_norm: training": lambda x, flag: fn.batch_norm(x, np.zeros(3), np.ones(3), training=flag),
+    "instance_norm: use_input_stats": lambda x, flag: fn.instance_norm(x[None], use_input_stats=flag),
+    "moments: keepdims": lambda x, flag: fn.moments(x, keepdims=flag),
+    "layer_norm: return_stats": lambda x, flag: fn.layer_norm(x, 3, return_stats=flag),
+    "GroupNorm: training": lambda x, flag: fn.GroupNorm(1, 3).train(flag),
+    "BatchNorm1d: training": lambda x, flag: setattr(fn.BatchNorm1d(3), "training", flag),
+    "BatchNorm1d: track_running_stats": lambda x, flag: fn.BatchNorm1d(3, track_running_stats=flag),
+    "InstanceNorm1d: affine": lambda x, flag: fn.InstanceNorm1d(3, affine=flag),
+    "InstanceNorm2d: bias": lambda x, flag: fn.InstanceNorm2d(3, bias=flag),
+    "GroupNorm: affine": lambda x, flag: fn.GroupNorm(1, 3, affine=flag),
+    "GroupNorm: bias": lambda x, flag: fn.GroupNorm(1, 3, bias=flag),
+    "LayerNorm: bias": lambda x, flag: fn.LayerNorm(3, bias=flag),
+    "RMSNorm: elementwise_affine": lambda x, flag: fn.RMSNorm(3, elementwise_affine=flag),
+    "RMSNorm.load_state_dict: strict": lambda x, flag: fn.RMSNorm(3).load_state_dict({"weight": x[0]}, flag),
+    "RunningMoments.update: skipna": lambda x, flag: fn.RunningMoments().update(x, skipna=flag),
+    "fuse_conv_bn_weights: transpose": lambda x, flag: fn.fuse_conv_bn_weights(
+        np.ones((3, 3, 1)), None, x[0], x[0], 0, None, None, flag
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_have_a_truth_value(name):
     x = np.ones((4, 3))
-    calls = {
-        "training": lambda: fn.batch_norm(x, np.zeros(3), np.ones(3), training=flag),
-        "use_input_stats": lambda: fn.instance_norm(x[None], use_input_stats=flag),
-        "keepdims": lambda: fn.moments(x, keepdims=flag),
-        "return_stats": lambda: fn.layer_norm(x, 3, return_stats=flag),
-    }
-    for name, call in calls.items():
-        with pytest.raises(TypeError, match=rf": {name}: expected a bool, got "):
-            call()
-    for true in (1, np.True_, np.array(True), np.array([1])):
-        assert fn.moments(x, keepdims=true).mean.shape == (1, 1)
+    for flag in (None, "False", b"", np.str_("False"), [], [True], np.ones(3)):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a bool, got "):
+            FLAGS[name](x, flag)
+    for true in (True, 1, np.True_, np.array(True), np.array([1])):
+        FLAGS[name](x, true)
+
+
+def test_flags_are_kept_as_what_they_mean():
+    layer = fn.BatchNorm1d(3, affine=0, track_running_stats=np.array(False))
+    assert (layer.affine, layer.weight, layer.track_running_stats, layer.running_mean) == (False, None, False, None)
+    assert layer.train(np.True_).training is True
+    assert fn.moments(np.ones((4, 3)), keepdims=np.array([1])).mean.shape == (1, 1)
 
 
 class Exporter:

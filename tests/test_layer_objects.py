@@ -11,6 +11,8 @@ import layer_cases
 import numpy as np
 import oracle
 import pytest
+from fusednorm import _core
+from fusednorm.layers import BatchNorm
 from layer_cases import BATCH, every_kind, every_layer
 from processes import SECONDS, output_of
 
@@ -219,8 +221,24 @@ def test_lists_beyond_the_range_of_float32(name):
         (lambda: fn.InstanceNorm1d(3, channel_axis="a"), "InstanceNorm1d: channel_axis: expected an integer, got 'a'"),
         (lambda: fn.LayerNorm("3"), "LayerNorm: normalized_shape: expected an integer, got '3'"),
         (lambda: fn.GroupNorm(2, "4"), "GroupNorm: num_channels: expected an integer, got '4'"),
-        (lambda: fn.BatchNorm2d(2**62), "expected parameters that memory can hold"),
-        (lambda: fn.LayerNorm((2**40, 2**40)), "expected parameters that memory can hold"),
+        (lambda: fn.LayerNorm(b"\x03"), "LayerNorm: normalized_shape: expected an integer, got b"),
+        (lambda: fn.LayerNorm(bytearray(3)), "LayerNorm: normalized_shape: expected an integer, got bytearray"),
+        (lambda: fn.LayerNorm((3, -1)), r"LayerNorm: normalized_shape: expected one or more sizes, got \(3, -1\)"),
+        (lambda: fn.BatchNorm2d(2**62), "BatchNorm2d: num_features: expected parameters that memory can hold"),
+        (lambda: fn.BatchNorm2d(2**70, affine=False), "BatchNorm2d: num_features: expected parameters that memory can hold"),
+        (lambda: fn.GroupNorm(1, 2**62), "GroupNorm: num_channels: expected parameters that memory can hold"),
+        *(
+            (lambda shape=shape: fn.RMSNorm(shape), "RMSNorm: normalized_shape: expected parameters that memory can hold")
+            for shape in (2**70, (2**40, 2**40), (2**62, 0), (2**70, 0), (1,) * 65, range(2**40), range(2**70))
+        ),
+        (lambda: setattr(fn.LayerNorm(3), "normalized_shape", "x"), "LayerNorm: normalized_shape: expected an integer"),
+        (lambda: setattr(fn.LayerNorm(3), "normalized_shape", ()), "LayerNorm: normalized_shape: expected one or more sizes"),
+        (lambda: setattr(fn.GroupNorm(1, 3), "channel_axis", "a"), "GroupNorm: channel_axis: expected an integer, got 'a'"),
+        (
+            lambda: setattr(fn.GroupNorm(1, 3), "channel_axis", 64),
+            "GroupNorm: channel_axis: expected an axis of an array of 64",
+        ),
+        (lambda: BatchNorm(3, channel_axis=-65), "BatchNorm: channel_axis: expected an axis of an array of 64 dimensions"),
         (lambda: setattr(fn.BatchNorm2d(3), "num_batches_tracked", 3.5), "num_batches_tracked: expected an integer"),
         (lambda: setattr(fn.BatchNorm2d(3), "channel_axis", 7), "BatchNorm2d: channel_axis: expected an axis"),
     ],
@@ -236,3 +254,11 @@ def test_sizes_as_an_array_and_another_channel_axis(rng):
     layer = fn.BatchNorm2d(5)
     layer.channel_axis = -1
     np.testing.assert_array_equal(layer(x), fn.batch_norm(x, training=True, channel_axis=-1))
+
+
+def test_an_assigned_size_is_a_shape(rng):
+    layer = fn.RMSNorm((3, 4), elementwise_affine=False)
+    layer.normalized_shape = 4
+    assert layer.normalized_shape == (4,)
+    x = rng.normal(size=(2, 3, 4))
+    np.testing.assert_array_equal(layer(x), fn.rms_norm(x, 4))

@@ -233,5 +233,6 @@ def test_keys_that_are_no_text():
     with pytest.raises(ValueError, match="an unexpected '1', an unexpected 'None'"):
         layer.load_state_dict(state)
     assert layer.load_state_dict(state, strict=False).unexpected_keys == ["1", "None"]
-    with pytest.raises(TypeError, match="prefix: expected text, got 1"):
-        layer.load_state_dict(state, prefix=1)
+    for take in (lambda prefix: layer.load_state_dict(state, prefix=prefix), lambda prefix: layer.state_dict(prefix=prefix)):
+        with pytest.raises(TypeError, match=r"^LayerNorm\.\w+: prefix: expected text, got 1$"):
+            take(1)

@@ -1,6 +1,9 @@
 """Objects of other libraries as NumPy arrays, none of which is imported, and the float dtypes that parameters may have."""
 
 import math
+import sys
+from collections.abc import Iterable
+from itertools import islice
 from operator import index
 from typing import Any
 
@@ -10,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+MOST_DIMS = 64  # NumPy's
 
 
 def as_array(where: str, value: object) -> Array:
@@ -55,6 +59,42 @@ def integer(where: str, value: Any, expected: str = "an integer") -> int:
         return index(value)
     except TypeError:
         raise TypeError(f"{where}: expected {expected}, got {value!r}") from None
+
+
+def sizes(where: str, values: Iterable[Any]) -> tuple[int, ...]:
+    """Read the shape of an array of parameters, if memory can hold one."""
+    found = tuple(integer(where, value) for value in islice(values, MOST_DIMS + 1))
+    # NumPy's limit does not let a size of 0 make up for a large one.
+    if len(found) > MOST_DIMS or math.prod(max(size, 1) for size in found) > sys.maxsize // 8:
+        raise ValueError(f"{where}: expected parameters that memory can hold, got shape {found}")
+    return found
+
+
+def array_axis(where: str, value: Any) -> int:
+    """Read an axis that some array has."""
+    found = integer(where, value)
+    if not -MOST_DIMS <= found < MOST_DIMS:
+        raise ValueError(f"{where}: expected an axis of an array of {MOST_DIMS} dimensions, got {found}")
+    return found
+
+
+def flag(where: str, value: Any) -> bool:
+    """Read a flag, as the functions do: whatever has a truth value of its own, which text and lists have not."""
+    if isinstance(value, bool):
+        return value
+    if hasattr(type(value), "__bool__") and not isinstance(value, str | bytes | None):  # NumPy's text has one
+        try:
+            return bool(value)
+        except (TypeError, ValueError):  # an array of several values
+            pass
+    raise TypeError(f"{where}: expected a bool, got {value!r}")
+
+
+def text(where: str, value: Any) -> str:
+    """Read a name."""
+    if not isinstance(value, str):
+        raise TypeError(f"{where}: expected text, got {value!r}")
+    return value
 
 
 def number(where: str, value: Any, least: float = -math.inf) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fusednorm.arrays import Array, is_float, number, parameter_array
+from fusednorm.arrays import Array, is_float, number, parameter_array, text
 from fusednorm.layers import BatchNorm, GroupNorm, Layer, LayerNorm, RMSNorm
 from fusednorm.layers.running import RunningNorm
 
@@ -115,8 +115,7 @@ def from_state(
     """
     if not (isinstance(kind, type) and issubclass(kind, Layer)):
         raise TypeError(f"from_state: kind: expected a layer's class, like fusednorm.BatchNorm2d, got {kind!r}")
-    if not isinstance(name, str):
-        raise TypeError(f"from_state: name: expected text, got {name!r}")
+    name = text("from_state: name", name)
     if not isinstance(convention, str) or convention not in _CONVENTIONS:
         raise ValueError(f"from_state: convention: expected {', '.join(map(repr, _CONVENTIONS))}, got {convention!r}")
     rules = _CONVENTIONS[convention]

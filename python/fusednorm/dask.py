@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array, integer
+from fusednorm.arrays import Array, as_array, flag, integer
 from fusednorm.functional import Moments
 from fusednorm.states import STATE_VALUES, Floats, finish
 
@@ -59,6 +59,7 @@ def moments(
     """
     x = _dask_array("moments", array)
     functional.moments(_empty(x), axis, ddof=ddof)  # its checks
+    keepdims = flag("moments: keepdims", keepdims)
     named = range(x.ndim) if axis is None else np.atleast_1d(np.asarray(axis, np.int64)).tolist()
     axes = tuple(sorted(int(i) % x.ndim for i in named))
     every = tuple(range(x.ndim))
@@ -122,7 +123,7 @@ def batch_norm(
     ``training=True`` is a ValueError: nothing can be updated lazily.
     """
     x = _dask_array("batch_norm", x)
-    if training:
+    if flag("batch_norm: training", training):
         raise ValueError("batch_norm: training: expected False for Dask arrays, got True; moments() gives their statistics")
     axis = integer("batch_norm: channel_axis", channel_axis)
     settings = {"momentum": momentum, "eps": eps, "channel_axis": axis, "activation": activation, "dtype": dtype}
@@ -151,6 +152,7 @@ def instance_norm(
     Running statistics together with ``use_input_stats=True`` are a ValueError: nothing can be updated lazily.
     """
     x = _dask_array("instance_norm", x)
+    use_input_stats = flag("instance_norm: use_input_stats", use_input_stats)
     if use_input_stats and not (running_mean is None and running_var is None):
         raise ValueError("instance_norm: running_mean: expected None for Dask arrays when use_input_stats, got an array")
     axis = integer("instance_norm: channel_axis", channel_axis)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
-from fusednorm.arrays import Array, as_array, is_float, number
+from fusednorm.arrays import Array, as_array, flag, is_float, number
 
 Doubles = NDArray[np.float64]
 
@@ -128,7 +128,7 @@ def fuse_conv_bn_weights(
     """
     read = _Reader("fuse_conv_bn_weights")
     weight = read.weight("conv_w", conv_w)
-    axis = 1 if transpose else 0
+    axis = 1 if flag("fuse_conv_bn_weights: transpose", transpose) else 0
     channels = weight.shape[axis]
     norm = read.batch_norm(channels, bn_rm, bn_rv, bn_eps, bn_w, bn_b)
     return _fold(weight, read.bias("conv_b", conv_b, weight, channels), axis, norm)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusednorm import _core
-from fusednorm.arrays import Array, as_array, integer, number
+from fusednorm.arrays import Array, as_array, flag, integer, number
 from fusednorm.locks import Guarded
 from fusednorm.states import STATE_VALUES, UPDATE, Floats, finish, pooled, pooled_where
 
@@ -95,6 +95,7 @@ class RunningMoments(Guarded):
             For a batch with another number of channels, without the channel axis, or a mask that does not broadcast.
             Nothing has been added then.
         """
+        skipna = flag(f"{UPDATE}: skipna", skipna)
         if where is None and not skipna:
             return self._add(pooled(batch, self._channel_axis), False, "update", "batch")
         x = np.asarray(as_array(f"{UPDATE}: batch", batch))

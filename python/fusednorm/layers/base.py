@@ -1,7 +1,5 @@
 """What every layer has: arrays as attributes, state dicts, training and evaluation, copies and `repr`."""
 
-import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -9,11 +7,14 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm.arrays import Array, float_dtype, is_float, parameter_array
+from fusednorm.arrays import Array, flag, float_dtype, is_float, parameter_array, text
 from fusednorm.layers.state import read_state
 from fusednorm.locks import Guarded
 
 Self = TypeVar("Self", bound="Layer")
+
+_FLAGS = ("training", "affine", "elementwise_affine", "track_running_stats")
+_MOST_BATCHES = np.iinfo(np.int64).max
 
 
 class LoadResult(NamedTuple):
@@ -26,8 +27,9 @@ class LoadResult(NamedTuple):
 class Layer(Guarded, ABC):
     """A norm with its parameters.
 
-    The arrays are plain attributes. Assigning an array keeps that very array, so that later writes into it count too;
-    anything else is converted. A shape or a dtype that does not fit is refused at the assignment.
+    The arrays are plain attributes. Assigning an array keeps that very array (of a subclass, its memory), so that later writes
+    into it count too; anything else is converted. A shape or a dtype that does not fit is refused at the assignment, as is a
+    flag that is none.
 
     Several threads may call one layer. In training a lock lets one of them at a time update the running statistics. Each
     layer has a lock of its own, also one made by ``copy.copy``, which shares the arrays.
@@ -41,8 +43,6 @@ class Layer(Guarded, ABC):
     weight: Array | None
 
     def __init__(self, shape: tuple[int, ...], eps: float | None, activation: str | None, dtype: DTypeLike) -> None:
-        if math.prod(shape) > sys.maxsize // 8:
-            raise ValueError(f"{type(self).__name__}: expected parameters that memory can hold, got shape {shape}")
         self._shape = shape
         self._dtype = float_dtype(type(self).__name__, dtype)
         self.eps, self.activation, self.training = eps, activation, True
@@ -78,7 +78,7 @@ class Layer(Guarded, ABC):
 
     def train(self: Self, mode: bool = True) -> Self:
         """Set training (or evaluation) mode; returns the layer."""
-        self.training = bool(mode)
+        self.training = mode
         return self
 
     def eval(self: Self) -> Self:
@@ -88,12 +88,14 @@ class Layer(Guarded, ABC):
     # ---- arrays
 
     def __setattr__(self, name: str, value: object) -> None:
-        if value is not None and name in self._names:
-            value = self._checked(name, value)
+        where = f"{type(self).__name__}: {name}"
+        if name in _FLAGS:
+            value = flag(where, value)
+        elif value is not None and name in self._names:
+            value = self._checked(where, name, value)
         super().__setattr__(name, value)
 
-    def _checked(self, name: str, value: object) -> Array:
-        where = f"{type(self).__name__}: {name}"
+    def _checked(self, where: str, name: str, value: object) -> Array:
         counts = name == "num_batches_tracked"
         array = parameter_array(where, value)
         if isinstance(value, list | tuple | int | float) and array.dtype.kind in ("iu" if counts else "iuf"):
@@ -114,8 +116,9 @@ class Layer(Guarded, ABC):
         is_statistic = name.startswith("running") and self._dtype != np.float64
         return np.dtype(np.float32) if is_statistic else self._dtype
 
-    def _filled(self, name: str, value: float, wanted: bool = True) -> Array | None:
-        return np.full(self._shape, value, self._dtype_of(name)) if wanted else None
+    def _filled(self, name: str, value: float, *wanted: bool) -> Array | None:
+        flags = [flag(f"{type(self).__name__}: {name}", one) for one in wanted]
+        return np.full(self._shape, value, self._dtype_of(name)) if all(flags) else None
 
     def reset_parameters(self) -> None:
         """Set every weight to 1 and every bias to 0."""
@@ -135,6 +138,7 @@ class Layer(Guarded, ABC):
         >>> list(fn.LayerNorm(3).state_dict(prefix="norm1."))
         ['norm1.weight', 'norm1.bias']
         """
+        prefix = text(f"{type(self).__name__}.state_dict: prefix", prefix)
         arrays = {name: getattr(self, name) for name in self._names}
         return {prefix + name: array for name, array in arrays.items() if array is not None}
 

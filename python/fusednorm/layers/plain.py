@@ -1,13 +1,13 @@
 """The layers without running statistics: layer, RMS and group norm. Training and evaluation are the same to them."""
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array, integer
+from fusednorm.arrays import Array, array_axis, as_array, integer, sizes
 from fusednorm.layers.base import Layer
 
 
@@ -22,15 +22,21 @@ class RowNorm(Layer):
         dtype: DTypeLike,
         activation: str | None,
     ) -> None:
-        sizes: Any = normalized_shape
-        if isinstance(sizes, str) or not (isinstance(sizes, Sequence) or np.ndim(sizes) == 1):
-            sizes = (sizes,)
-        self.normalized_shape = tuple(integer(f"{type(self).__name__}: normalized_shape", size) for size in sizes)
-        if not self.normalized_shape or min(self.normalized_shape) < 0:
-            raise ValueError(f"{type(self).__name__}: normalized_shape: expected one or more sizes, got {normalized_shape}")
+        shape: Any = normalized_shape
+        self.normalized_shape: tuple[int, ...] = shape
         super().__init__(self.normalized_shape, eps, activation, dtype)
         self.elementwise_affine = elementwise_affine
         self.weight = self._filled("weight", 1, elementwise_affine)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "normalized_shape":
+            where, given = f"{type(self).__name__}: normalized_shape", cast(Any, value)
+            is_text = isinstance(given, str | bytes | bytearray)  # whose elements may be integers
+            is_sequence = (isinstance(given, Sequence) and not is_text) or getattr(given, "ndim", 0) == 1
+            value = found = sizes(where, given if is_sequence else (given,))
+            if min(found, default=-1) < 0:
+                raise ValueError(f"{where}: expected one or more sizes, got {given}")
+        super().__setattr__(name, value)
 
     def _read(self, x: ArrayLike) -> Array:
         array = as_array(f"{type(self).__name__}: x", x)
@@ -94,7 +100,7 @@ class LayerNorm(RowNorm):
         activation: str | None = None,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, dtype, activation)
-        self.bias = self._filled("bias", 0, elementwise_affine and bias)
+        self.bias = self._filled("bias", 0, elementwise_affine, bias)
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
@@ -231,8 +237,8 @@ class GroupNorm(Layer):
         channel_axis: int = 1,
     ) -> None:
         self.num_groups = integer("GroupNorm: num_groups", num_groups)
-        self.num_channels = integer("GroupNorm: num_channels", num_channels)
-        self.channel_axis = integer("GroupNorm: channel_axis", channel_axis)
+        (self.num_channels,) = sizes("GroupNorm: num_channels", [num_channels])
+        self.channel_axis = channel_axis
         if self.num_groups < 1 or self.num_channels < 0 or self.num_channels % self.num_groups:
             raise ValueError(
                 f"GroupNorm: num_groups: expected a positive divisor of num_channels {num_channels}, got {num_groups}"
@@ -240,7 +246,10 @@ class GroupNorm(Layer):
         super().__init__((self.num_channels,), eps, activation, dtype)
         self.affine = affine
         self.weight = self._filled("weight", 1, affine)
-        self.bias = self._filled("bias", 0, affine and bias)
+        self.bias = self._filled("bias", 0, affine, bias)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, array_axis(f"GroupNorm: {name}", value) if name == "channel_axis" else value)
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""

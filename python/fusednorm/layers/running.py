@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm.arrays import Array, integer
+from fusednorm.arrays import MOST_DIMS, Array, array_axis, as_array, sizes
 from fusednorm.layers.base import Layer
 
 SPATIAL = {0: (), 1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -38,21 +38,21 @@ class RunningNorm(Layer):
         activation: str | None = None,
         channel_axis: int = 1,
     ) -> None:
-        self.num_features = integer(f"{type(self).__name__}: num_features", num_features)
+        (self.num_features,) = sizes(f"{type(self).__name__}: num_features", [num_features])
         if self.num_features < 0:
             raise ValueError(f"{type(self).__name__}: num_features: expected a number >= 0, got {num_features}")
         super().__init__((self.num_features,), eps, activation, dtype)
         self.momentum, self.affine, self.track_running_stats = momentum, affine, track_running_stats
         self.channel_axis = channel_axis
         self.weight = self._filled("weight", 1, affine)
-        self.bias = self._filled("bias", 0, affine and bias)
+        self.bias = self._filled("bias", 0, affine, bias)
         self.running_mean = self._filled("running_mean", 0, track_running_stats)
         self.running_var = self._filled("running_var", 1, track_running_stats)
         self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "channel_axis":
-            value = integer(f"{type(self).__name__}: channel_axis", value)
+            value = array_axis(f"{type(self).__name__}: channel_axis", value)
             self._ranks = self._find_ranks(value)
         super().__setattr__(name, value)
 
@@ -60,7 +60,7 @@ class RunningNorm(Layer):
         """Return how many dimensions x may have, so that it has the channel axis."""
         least = max(axis + 1, -axis)
         if not self._dims:
-            return range(max(2, least), 65)
+            return range(max(2, least), MOST_DIMS + 1)
         ranks = [dims + 2 for dims in self._dims if dims + 2 >= least]
         if not ranks:
             name, most = type(self).__name__, self._dims[-1] + 2

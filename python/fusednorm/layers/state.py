@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fusednorm.arrays import Array, is_float, parameter_array
+from fusednorm.arrays import Array, flag, is_float, parameter_array, text
 
 OPTIONAL = ("num_batches_tracked",)
 _UNNAMED = np.dtype("V2")  # bfloat16, in NumPy's files
@@ -25,8 +25,7 @@ def read_state(
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"{where}: state_dict: expected a mapping of names to arrays, got {type(state).__name__}")
-    if not isinstance(prefix, str):
-        raise TypeError(f"{where}: prefix: expected text, got {prefix!r}")
+    strict, prefix = flag(f"{where}: strict", strict), text(f"{where}: prefix", prefix)
     given = {key.removeprefix(prefix): key for key in state if isinstance(key, str) and key.startswith(prefix)}
     missing = [prefix + name for name in own if name not in given and name not in OPTIONAL]
     unexpected = [key for name, key in given.items() if name not in own]
