@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import cases
 import fusednorm as fn
@@ -186,7 +187,7 @@ def test_fork_while_another_thread_has_the_lock(code, said):
 
 @pytest.mark.parametrize(
     ("counter", "momentum"),
-    [(np.array(127, "i1"), 0.1), (2**63 - 1, 0.1), (np.array(2**64 - 1, "u8"), 0.1), (-1, 0.1), (-1, None)],
+    [(np.array(127, "i1"), 0.1), (2**63 - 1, 0.1), (np.array(2**64 - 1, "u8"), 0.1), (np.array(-1), 0.1), (np.array(-1), None)],
 )
 def test_a_counter_that_cannot_count_on(counter, momentum, rng):
     layer = fn.BatchNorm1d(2, momentum=momentum)
@@ -196,6 +197,37 @@ def test_a_counter_that_cannot_count_on(counter, momentum, rng):
         layer(rng.normal(size=(4, 2)), out=out)
     assert (out == 7).all()
     assert not layer.running_mean.any()
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 2**64, 2**70])
+def test_a_number_that_no_counter_holds(number):
+    layer = fn.BatchNorm1d(2)
+    with pytest.raises(
+        ValueError, match=f"BatchNorm1d: num_batches_tracked: expected a number from 0 to {2**63 - 1}, got {number}"
+    ):
+        layer.num_batches_tracked = number
+    assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(("error", "counted"), [(None, 1), (KeyboardInterrupt, 1), (MemoryError, 0)])
+@pytest.mark.parametrize("kind", ["BatchNorm1d", "InstanceNorm1d"])
+def test_what_was_updated_is_counted(kind, error, counted, monkeypatch, rng):
+    """Python raises KeyboardInterrupt when the kernels have returned, other errors come before they begin."""
+    layer = getattr(fn, kind)(2, momentum=None, track_running_stats=True)
+    name = "batch_norm" if kind == "BatchNorm1d" else "instance_norm"
+    function = getattr(_core, name)
+
+    def interrupted(*arguments):
+        result = function(*arguments) if counted else None
+        if error:
+            raise error
+        return result
+
+    monkeypatch.setattr(_core, name, interrupted)
+    with suppress(error or ()):
+        layer(rng.normal(3, 1, (5, 2, 4)))
+    assert layer.num_batches_tracked == counted
+    assert layer.running_mean.any() == counted
 
 
 def test_a_counter_counts_to_its_end():

@@ -97,6 +97,8 @@ class Layer(Guarded, ABC):
 
     def _checked(self, where: str, name: str, value: object) -> Array:
         counts = name == "num_batches_tracked"
+        if counts and isinstance(value, int) and not 0 <= value <= _MOST_BATCHES:
+            raise ValueError(f"{where}: expected a number from 0 to {_MOST_BATCHES}, got {value}")
         array = parameter_array(where, value)
         if isinstance(value, list | tuple | int | float) and array.dtype.kind in ("iu" if counts else "iuf"):
             with np.errstate(all="ignore"):

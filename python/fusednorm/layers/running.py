@@ -102,12 +102,18 @@ class RunningNorm(Layer):
 
     def _train(self, x: Array, residual: ArrayLike | None, out: Array | None) -> Array:
         """Normalize by the batch's statistics and update the running ones, one thread at a time."""
+        residual = None if residual is None else as_array(f"{type(self).__name__}: residual", residual)
         with self._lock:
             counter, batches, momentum = self._next_batch()
-            y = self._update(x, momentum, residual, out)
-            if counter is not None and x.size > 0:
-                counter[...] = batches
-            return y
+            if counter is None or x.size == 0:
+                return self._update(x, momentum, residual, out)
+            # Before the update, since Ctrl-C during it is raised once the running statistics have been written.
+            counter[...] = batches
+            try:
+                return self._update(x, momentum, residual, out)
+            except Exception:
+                counter[...] = batches - 1
+                raise
 
     def _next_batch(self) -> tuple[Array | None, int, float]:
         """Return the counter after its checks, what it will be, and the weight of this batch."""
