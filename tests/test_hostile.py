@@ -173,6 +173,22 @@ def test_what_is_not_the_arguments_fault_is_raised_as_it_is(error):
         fn.layer_norm(Raising(), 6)
 
 
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, KeyboardInterrupt])
+@pytest.mark.parametrize("asked", ["__array__", "detach"])
+def test_what_layers_read_raises_it_as_it_is(error, asked):
+    def ask(self, *arguments, **keywords):
+        raise error
+
+    raising, layer = type("Raising", (), {asked: ask})(), fn.BatchNorm1d(3)
+    calls = [lambda: setattr(layer, "weight", raising), lambda: layer.load_state_dict({"weight": raising}, strict=False)]
+    if asked == "__array__":
+        calls += [lambda: layer(raising), lambda: fn.GroupNorm(1, 3)(raising), lambda: layer(np.ones((4, 3)), residual=raising)]
+    for call in calls:
+        with pytest.raises(error):
+            call()
+    assert layer.num_batches_tracked == 0
+
+
 def test_arguments_without_repr():
     class Silent:
         def __repr__(self):
@@ -210,6 +226,42 @@ def test_subclasses_are_their_memory(kind, rng):
     view = out.view(Odd)
     assert fn.layer_norm(memory[:-1].reshape(x.shape), 64, out=view) is view
     np.testing.assert_array_equal(out.astype("f8"), fn.layer_norm(x, 64).astype("f8"))
+
+
+LAYERS = {
+    "batch": lambda: fn.BatchNorm1d(4),
+    "batch, eval": lambda: fn.BatchNorm1d(4).eval(),
+    "group": lambda: fn.GroupNorm(2, 4),
+    "instance": lambda: fn.InstanceNorm1d(4, affine=True),
+    "layer": lambda: fn.LayerNorm(5),
+    "rms": lambda: fn.RMSNorm(5),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_subclasses_are_their_memory_to_layers(make, rng):
+    x, layer, plain = cases.draw(rng, (3, 4, 5)), make(), make()
+    layer.weight = layer.weight.view(Odd)
+    assert type(layer.weight) is np.ndarray
+    np.testing.assert_array_equal(layer(x.view(Odd), residual=x.view(Odd)), plain(x, residual=x))
+    for got, want in zip(layer.backward(x.view(Odd), x.view(Odd)), plain.backward(x, x), strict=True):
+        np.testing.assert_array_equal(got, want)
+    plain.load_state_dict({name: array.view(Odd) for name, array in layer.state_dict().items()})
+
+
+def test_subclasses_are_their_memory_to_statistics(rng):
+    x = cases.draw(rng, (4, 3))
+    got = fn.RunningMoments().update(x.view(Odd), skipna=True)
+    np.testing.assert_array_equal(got.mean, fn.RunningMoments().update(x).mean)
+
+
+def test_one_sample_in_a_matrix(rng):
+    x = cases.draw(rng, (3, 4))
+    matrix, layer = x.copy().view(np.matrix), fn.InstanceNorm1d(3)
+    np.testing.assert_array_equal(layer(matrix, residual=matrix), layer(x, residual=x))
+    np.testing.assert_array_equal(layer.backward(matrix, matrix)[0], layer.backward(x, x)[0])
+    assert layer(x, out=matrix) is matrix
+    np.testing.assert_array_equal(matrix, layer(x))
 
 
 def test_matrix_and_masked_array(rng):

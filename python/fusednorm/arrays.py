@@ -17,14 +17,16 @@ MOST_DIMS = 64  # NumPy's
 
 
 def as_array(where: str, value: object) -> Array:
-    """Read what the functions read; `where` opens the error's text."""
-    if isinstance(value, np.ndarray):
+    """Read what the functions read, of a subclass its memory; `where` opens the error's text."""
+    if type(value) is np.ndarray:
         return value
     array: Any = value
     try:
         if hasattr(array, "__dlpack__") and not hasattr(array, "__array__"):
             return np.from_dlpack(array)
         return np.asarray(array)
+    except (MemoryError, RecursionError):  # not the argument's fault
+        raise
     except Exception as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{where}: expected what numpy.asarray reads, got {type(value).__name__} that it does not") from error
@@ -40,6 +42,8 @@ def parameter_array(where: str, value: object) -> Array:
         try:
             tensor = tensor.detach().cpu()
             value = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        except (MemoryError, RecursionError):
+            raise
         except Exception as error:  # a tensor without memory, for one
             raise TypeError(f"{where}: expected a tensor that can be copied to the CPU, got one that can not") from error
     return as_array(where, value)

@@ -54,7 +54,7 @@ class _Reader:
         return array.reshape(channels)
 
     def _floats(self, name: str, value: ArrayLike) -> Array:
-        array = np.asarray(as_array(f"{self.function}: {name}", value))  # of a subclass, its memory
+        array = as_array(f"{self.function}: {name}", value)
         if isinstance(value, list | tuple) and array.dtype.kind in "iu":
             array = array.astype(np.float64)
         if not is_float(array.dtype):

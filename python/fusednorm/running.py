@@ -98,7 +98,7 @@ class RunningMoments(Guarded):
         skipna = flag(f"{UPDATE}: skipna", skipna)
         if where is None and not skipna:
             return self._add(pooled(batch, self._channel_axis), False, "update", "batch")
-        x = np.asarray(as_array(f"{UPDATE}: batch", batch))
+        x = as_array(f"{UPDATE}: batch", batch)
         return self._add(pooled_where(x, self._channel_axis, where, skipna), True, "update", "batch")
 
     def merge(self, other: RunningMoments) -> RunningMoments:
@@ -251,14 +251,14 @@ class RunningMoments(Guarded):
         wanted = {*_NAMES, "masked", "channel_axis"}
         if set(state) != wanted:
             raise ValueError(f"{where}: state: expected {sorted(wanted)}, got {sorted(map(str, state))}")
-        columns = [np.asarray(as_array(f"{where}: {name}", state[name])) for name in _NAMES]
+        columns = [as_array(f"{where}: {name}", state[name]) for name in _NAMES]
         for name, column in zip(_NAMES, columns, strict=True):
             if column.dtype.kind not in "iuf":
                 raise TypeError(f"{where}: {name}: expected an array of numbers, got dtype {column.dtype}")
         if any(c.ndim != 2 or len(c) != 2 or c.shape != columns[0].shape for c in columns):
             shapes = [c.shape for c in columns]
             raise ValueError(f"{where}: count, mean, m2: expected three arrays of one shape (2, C), got {shapes}")
-        axis, masked = (np.asarray(as_array(f"{where}: {name}", state[name])) for name in ("channel_axis", "masked"))
+        axis, masked = (as_array(f"{where}: {name}", state[name]) for name in ("channel_axis", "masked"))
         if axis.ndim > 1 or axis.size > 1 or (axis.size and axis.dtype.kind not in "iu"):
             raise ValueError(f"{where}: channel_axis: expected an integer or none, got {axis}")
         if masked.size != 1 or masked.dtype != np.bool_:

@@ -42,7 +42,7 @@ def pooled_where(x: Array, channel_axis: int | None, where: ArrayLike | None, sk
 
 
 def _broadcast(where: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.asarray(as_array(f"{UPDATE}: where", True if where is None else where))
+    mask = as_array(f"{UPDATE}: where", True if where is None else where)
     if mask.dtype != np.bool_:
         raise TypeError(f"{UPDATE}: where: expected a bool array, got dtype {mask.dtype}")
     try:

@@ -64,7 +64,7 @@ class InstanceNorm(RunningNorm):
 
     def __call__(self, x: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Return ``activation(norm(x) * weight + bias + residual)``, in `out` if it is given."""
-        array = x if isinstance(x, np.ndarray) else as_array(f"{type(self).__name__}: x", x)
+        array = x if type(x) is np.ndarray else as_array(f"{type(self).__name__}: x", x)
         if array.ndim not in self._ranks or array.shape[self.channel_axis] != self.num_features:
             return self._single(self._read(array), residual, out)  # what is no single sample raises
         if self.training and self.track_running_stats:

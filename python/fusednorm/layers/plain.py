@@ -260,7 +260,7 @@ class GroupNorm(Layer):
         return result
 
     def _read(self, x: ArrayLike) -> Array:
-        array, axis = x if isinstance(x, np.ndarray) else as_array("GroupNorm: x", x), self.channel_axis
+        array, axis = x if type(x) is np.ndarray else as_array("GroupNorm: x", x), self.channel_axis
         least = max(axis + 1, -axis, 1 if axis == 0 else 2)
         if array.ndim < least or array.shape[axis] != self.num_channels:
             expected = f"at least {least} dimensions and {self.num_channels} channels along axis {axis}"
