@@ -168,6 +168,8 @@ def test_options(rng):
             ValueError,
             "name: expected the name of one of the layers a, b, got ''",
         ),
+        *(({key: [1.0]}, "keras", "", ValueError, f"got unknown '{key}'$") for key in ("", ":0", ":", "/", "..")),
+        ({"bn": {"": [1.0]}}, "flax", "", ValueError, "got unknown 'bn/'"),
         ({"gamma": [1.0, 2], "beta": [1.0]}, "keras", "", ValueError, r"'bias' of shape \(1,\)"),
     ],
 )

@@ -97,7 +97,6 @@ def test_what_is_not_supported_is_named(torch):
     others = [
         ChannelsFirst(3),
         LayerNorm(),
-        torch.nn.LazyBatchNorm2d(),
         torch.nn.Linear(2, 2),
         torch.nn.Sequential(torch.nn.LayerNorm(3)),
         torch.nn.LocalResponseNorm(2),
@@ -108,6 +107,21 @@ def test_what_is_not_supported_is_named(torch):
         name = type(module).__name__
         with pytest.raises(TypeError, match=rf"from_torch: module: expected one of torch\.nn's BatchNorm1d, .*, got .*{name}$"):
             fn.from_torch(module)
+
+
+def test_lazy_norms(torch, rng):
+    """Torch's forgets to count the channels where it has no arrays."""
+    lazy = torch.nn.LazyBatchNorm1d()
+    with pytest.raises(TypeError, match=r"got torch\..*LazyBatchNorm1d, which has no parameters yet$"):
+        fn.from_torch(lazy)
+    x, bare = cases.draw(rng, (4, 3)), torch.nn.LazyBatchNorm1d(affine=False, track_running_stats=False)
+    for module in (lazy, bare):
+        module(torch.from_numpy(x))
+    assert fn.from_torch(lazy).num_features == 3
+    with pytest.raises(
+        ValueError, match="from_torch: module: expected a norm that knows its number of channels, got num_features=0"
+    ):
+        fn.from_torch(bare)
 
 
 def test_all_norms_of_a_network(torch, rng):

@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 import operator
+import os
 import pickle
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -200,8 +201,9 @@ def test_errors_change_nothing(rng):
 def test_kept_and_sent(channel_axis, rng, tmp_path):
     x = rng.normal(1e9, 1, (50, 3))
     stats = stats_of(x, channel_axis=channel_axis)
-    file = tmp_path / "statistics"
+    file, file_in_bytes = tmp_path / "statistics", os.fsencode(tmp_path / "bytes")
     stats.save(file)
+    stats.save(file_in_bytes)
     stats.save(memory := io.BytesIO())
     memory.seek(0)
     for other in (
@@ -211,6 +213,7 @@ def test_kept_and_sent(channel_axis, rng, tmp_path):
         stats.copy(),
         fn.RunningMoments().load_state_dict(stats.state_dict()),
         fn.RunningMoments.load(file),
+        fn.RunningMoments.load(file_in_bytes),
         fn.RunningMoments.load(memory),
     ):
         assert other.channel_axis == channel_axis

@@ -201,7 +201,7 @@ def _leaves(state: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
         if isinstance(value, Mapping):
             yield from ((parts + rest, leaf) for rest, leaf in _leaves(value))
         else:
-            yield parts, value
+            yield parts or (str(key),), value
 
 
 def _split(path: str) -> list[str]:

@@ -78,6 +78,8 @@ def from_torch(module: Any) -> Layer:
     ------
     TypeError
         For anything else. `layers_from_torch` takes a whole network.
+    ValueError
+        For a lazy norm without parameters, whose calls leave its number of channels at 0.
 
     Examples
     --------
@@ -87,11 +89,14 @@ def from_torch(module: Any) -> Layer:
     name = _torch_class(module)
     if name is None:
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        raise TypeError(f"from_torch: module: expected one of torch.nn's {', '.join(_MODULES)}, got {kind}")
+        lazy = ", which has no parameters yet" if hasattr(module, "has_uninitialized_params") else ""
+        raise TypeError(f"from_torch: module: expected one of torch.nn's {', '.join(_MODULES)}, got {kind}{lazy}")
     make, options = _MODULES[name]
     arguments = {option: getattr(module, option) for option in options}
     tensors = {array: getattr(module, array, None) for array in _ARRAYS}
     arrays = {array: _copied(array, tensor) for array, tensor in tensors.items() if tensor is not None}
+    if not arrays and arguments.get("num_features") == 0:  # a lazy norm without parameters, whose calls do not set it
+        raise ValueError("from_torch: module: expected a norm that knows its number of channels, got num_features=0")
     first = next(iter(arrays.values()), np.zeros(0, np.float32))  # the weight, if there is one
     layer = make(**arguments, dtype=first.dtype)
     for array in _ARRAYS:

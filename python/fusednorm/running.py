@@ -268,18 +268,18 @@ class RunningMoments(Guarded):
         self._channel_axis = new.channel_axis
         return self.unpack(*new.pack())
 
-    def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
+    def save(self, file: str | bytes | os.PathLike[Any] | IO[bytes]) -> None:
         """Write an npz file, under exactly the name that is given."""
-        if isinstance(file, (str, os.PathLike)):
+        if isinstance(file, (str, bytes, os.PathLike)):
             with open(file, "wb") as opened:
                 return self.save(opened)
         arrays: Any = self.state_dict()
         return np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> RunningMoments:
+    def load(cls, file: str | bytes | os.PathLike[Any] | IO[bytes]) -> RunningMoments:
         """Read what `save` wrote. No pickled object is read, so a file from a stranger runs no code."""
-        if isinstance(file, (str, os.PathLike)):
+        if isinstance(file, (str, bytes, os.PathLike)):
             with open(file, "rb") as opened:
                 return cls.load(opened)
         try:
