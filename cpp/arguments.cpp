@@ -61,7 +61,7 @@ py::object Arguments::array(const char* argument, py::handle object) const {
         const bool by_dlpack = !py::hasattr(object, "__array__") && py::hasattr(object, "__dlpack__");
         return numpy().attr(by_dlpack ? "from_dlpack" : "asarray")(object);
     } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_Exception) || e.matches(PyExc_MemoryError)) throw;
+        if (!e.matches(PyExc_Exception) || e.matches(PyExc_MemoryError) || e.matches(PyExc_RecursionError)) throw;
         const std::string what = std::string(function) + ": " + argument + ": expected what numpy.asarray reads, got " +
                                  std::string(py::str(py::type::of(object).attr("__name__"))) + " that it does not";
         py::raise_from(e, e.matches(PyExc_ValueError) ? PyExc_ValueError : PyExc_TypeError, what.c_str());
