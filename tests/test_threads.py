@@ -1,4 +1,4 @@
-"""Threads: how many, who may limit them, fork, callers in parallel, and the GIL."""
+"""Threads: how many, who may limit them, fork, other interpreters, callers in parallel, and the GIL."""
 
 import multiprocessing
 import os
@@ -128,6 +128,26 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 def test_multiprocessing_after_fork_works():
     result = run_python("-c", MULTIPROCESSING)
     assert result.stdout.strip() == "[True, True, True, True]", result.stderr
+
+
+SUBINTERPRETER = '''
+import importlib, sys
+interpreters = importlib.import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+other = interpreters.create()
+interpreters.run_string(other, """
+import os
+try:
+    import fusednorm
+except ImportError as error:
+    os.write(1, str(error).encode())
+""")
+interpreters.destroy(other)
+'''
+
+
+@pytest.mark.parametrize("before", ["", "import fusednorm"])
+def test_a_subinterpreter_is_refused(before):
+    assert output_of(before + SUBINTERPRETER).startswith("fusednorm: expected to be imported in the main interpreter")
 
 
 # ---- several Python threads

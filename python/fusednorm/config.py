@@ -2,8 +2,16 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, Literal, overload
+
+# In another interpreter the extension, whose state is the process's, would hang or crash; NumPy does not support them either.
+with contextlib.suppress(ModuleNotFoundError):  # a Python that has none
+    _interpreters = import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+    if _interpreters.get_current() != _interpreters.get_main():
+        raise ImportError("fusednorm: expected to be imported in the main interpreter, got a subinterpreter")
 
 
 @contextlib.contextmanager
