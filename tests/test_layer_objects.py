@@ -1,8 +1,9 @@
-"""Layers as objects: attributes, modes, copies, several threads, fork."""
+"""Layers as objects: attributes, modes, copies, several threads, fork, signals."""
 
 import copy
 import os
 import pickle
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -156,33 +157,106 @@ def test_threads_in_eval(four_threads, rng):
 FORK = """
 import os, signal, threading, numpy as np, fusednorm as fn
 layer = fn.BatchNorm1d(2)
-layer._lock.acquire()
+holder = threading.Thread(target=layer._lock.acquire)
+holder.start()
+holder.join()
 pid = os.fork()
 if pid == 0:
     signal.alarm(30)
     layer(np.array([[1.0, 2.0], [3.0, 5.0]]))
     os._exit(7 if layer.num_batches_tracked == 1 else 8)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), layer._lock.locked())
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), layer._lock.acquire(blocking=False))
 """
 
 
 FORK_STATISTICS = """
-import copy, os, pickle, signal, numpy as np, fusednorm as fn
+import copy, os, pickle, signal, threading, numpy as np, fusednorm as fn
 stats = fn.RunningMoments(-1).update(np.ones((1, 2)))
 for one in (stats, copy.deepcopy(stats), pickle.loads(pickle.dumps(stats))):
-    one._lock.acquire()
+    holder = threading.Thread(target=one._lock.acquire)
+    holder.start()
+    holder.join()
     pid = os.fork()
     if pid == 0:
         signal.alarm(30)
         os._exit(one.update(np.zeros((1, 2))).count)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), one._lock.locked())
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), one._lock.acquire(blocking=False))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("code", "said"), [(FORK, ["7 True"]), (FORK_STATISTICS, ["2 True"] * 3)], ids=["layer", "statistics"])
+@pytest.mark.parametrize(
+    ("code", "said"), [(FORK, ["7 False"]), (FORK_STATISTICS, ["2 False"] * 3)], ids=["layer", "statistics"]
+)
 def test_fork_while_another_thread_has_the_lock(code, said):
     assert output_of(code).splitlines() == said
+
+
+REENTRANT_RESIDUAL = """
+import numpy as np, fusednorm as fn
+x = np.array([[0.0], [2.0]])
+class Residual:
+    def __array__(self, dtype=None, copy=None):
+        layer(x + 2)
+        return x
+for layer in (fn.BatchNorm1d(1, momentum=None), fn.InstanceNorm1d(1, momentum=None, track_running_stats=True)):
+    x = x.reshape(x.shape if isinstance(layer, fn.BatchNorm1d) else (1, 1, 2))
+    layer(x, residual=Residual())
+    print(layer.num_batches_tracked, layer.running_mean)
+"""
+
+
+SIGNALS = """
+import signal, numpy as np, fusednorm as fn
+
+def fresh():
+    stats = fn.RunningMoments()
+    stats.handled = 0
+    return stats
+
+def handle(*_):
+    stats.update(x)
+    layer(x)
+    stats.handled += 1
+    handled.append(1)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4)
+
+x, layer, stats, rounds, handled, lost = np.array([[1.0], [3.0]]), fn.BatchNorm1d(1), fresh(), 0, [], 0
+signal.signal(signal.SIGALRM, handle)
+handle()
+while len(handled) < 2000:
+    stats.update(x)
+    layer(x)
+    stats, done = fresh(), stats
+    rounds += 1
+    lost += 2 * (1 + done.handled) - done.count
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+print(lost, rounds + len(handled) - layer.num_batches_tracked)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (REENTRANT_RESIDUAL, ["2 [2.]"] * 2),
+        pytest.param(SIGNALS, ["0 0"], marks=pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")),
+    ],
+    ids=["residual", "signals"],
+)
+def test_use_in_the_middle_of_an_update(code, said):
+    """By what the update calls, or the handler of a signal: everything counts, and nothing waits for itself."""
+    assert output_of(code).splitlines() == said
+
+
+class Equal(fn.RunningMoments):
+    def __eq__(self, other):
+        raise RuntimeError
+
+    __hash__ = None
+
+
+def test_subclasses_may_define_equality():
+    assert copy.deepcopy(Equal()).update([[1.0]]).count == 1
 
 
 @pytest.mark.parametrize(

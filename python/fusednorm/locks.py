@@ -6,20 +6,23 @@ import weakref
 
 
 class Guarded:
-    """An object with a lock: a new one in a forked child, where one that another thread held would never be released."""
+    """An object with a lock: a new one in a forked child, where one that another thread held would never be released.
 
-    _lock: threading.Lock
+    The lock is reentrant, since a signal's handler may use the object that it has interrupted.
+    """
+
+    _lock: threading.RLock
 
     def _add_lock(self) -> None:
-        self._lock = threading.Lock()
-        _guarded.add(self)
+        self._lock = threading.RLock()
+        _guarded[id(self)] = self  # not in a WeakSet: a subclass may define equality
 
 
-_guarded: "weakref.WeakSet[Guarded]" = weakref.WeakSet()
+_guarded: "weakref.WeakValueDictionary[int, Guarded]" = weakref.WeakValueDictionary()
 
 
 def _renew() -> None:
-    for guarded in list(_guarded):
+    for guarded in list(_guarded.values()):
         guarded._add_lock()
 
 

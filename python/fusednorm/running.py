@@ -126,12 +126,14 @@ class RunningMoments(Guarded):
         return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
 
     def _add(self, states: Floats, masked: bool, method: str, argument: str) -> RunningMoments:
+        """Merge states that are nobody else's."""
+        channels = len(states)
         with self._lock:
-            channels, own = len(states), self.num_channels
+            own = self._states.shape[0]  # no call from here to the assignment: a signal's handler may update between calls
             if channels != 0 and own not in (0, channels):
                 raise ValueError(f"RunningMoments.{method}: {argument}: expected {own} channels, got {channels}")
             if own == 0:
-                self._states = states.copy()
+                self._states = states
             elif channels != 0:
                 _core.merge(self._states, states)
             self._masked |= masked

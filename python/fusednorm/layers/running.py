@@ -102,17 +102,19 @@ class RunningNorm(Layer):
 
     def _train(self, x: Array, residual: ArrayLike | None, out: Array | None) -> Array:
         """Normalize by the batch's statistics and update the running ones, one thread at a time."""
-        residual = None if residual is None else as_array(f"{type(self).__name__}: residual", residual)
+        if residual is not None:  # it may use this layer while it is read
+            residual = as_array(f"{type(self).__name__}: residual", residual)
         with self._lock:
-            counter, batches, momentum = self._next_batch()
+            counter, _, momentum = self._next_batch()
             if counter is None or x.size == 0:
                 return self._update(x, momentum, residual, out)
-            # Before the update, since Ctrl-C during it is raised once the running statistics have been written.
-            counter[...] = batches
+            # Before the update, since Ctrl-C during it is raised once the running statistics have been written. One more, not
+            # a number from before: a signal's handler may have counted too.
+            counter += 1
             try:
                 return self._update(x, momentum, residual, out)
             except Exception:
-                counter[...] = batches - 1
+                counter -= 1
                 raise
 
     def _next_batch(self) -> tuple[Array | None, int, float]:
