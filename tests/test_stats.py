@@ -1,5 +1,6 @@
 """`python -m fusednorm stats`: photographs, generated files, what is broken, links, parts, workers, Ctrl-C."""
 
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from fusednorm import __main__ as command
 from fusednorm import files
-from processes import run_python
+from processes import SECONDS, run_python
 
 Image = pytest.importorskip("PIL.Image")
 datasets = pytest.importorskip("sklearn.datasets")
@@ -217,6 +218,38 @@ def test_links_are_followed_when_asked(run, folder, tmp_path):
     check(run(root / "sub")[1], channels(*images[1:]), 2)  # a link that the user names is meant
 
 
+def test_patterns_end_where_links_make_loops(folder):
+    _, root = folder
+    for i in range(3):
+        (root / "sub" / f"loop{i}").symlink_to(root)
+    code = "import sys; from fusednorm.files import find_files as f; print(*(len(f(sys.argv[1:], b)) for b in (False, True)))"
+    result = run_python("-c", code, str(root / "**" / "*.[Pp][Nn][Gg]"))
+    assert result.stdout.strip() == "2 2", result.stderr
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "**/*.png", "su*/deep"])
+def test_folders_that_cannot_be_read_are_named(pattern, run, folder, monkeypatch):
+    _, root = folder
+    closed, scandir = str(root / "sub" / "deep"), os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    said = f"skipped {closed}: [Errno 13] Permission denied: '{closed}'\n"
+    assert run(root / "a.png", root / pattern)[2] == said
+    assert run(root / "a.png", root / pattern, "--strict") == (1, "", said)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_scales_whose_square_is_no_number(scale, run, tmp_path, rng):
+    x = rng.normal(1, 1, (50, 3)) * scale**0.75
+    np.save(tmp_path / "x.npy", x)
+    check(run(tmp_path, "--scale", scale)[1], x.T, 1, scale=scale)
+
+
 @pytest.mark.parametrize("arguments", [["--scale", "0"], ["--scale", "nan"], ["--workers", "0"], ["--channel-axis", "x"], []])
 def test_wrong_arguments(arguments, run, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -263,6 +296,43 @@ def test_without_pillow(tmp_path):
     assert result.returncode == 1
     assert "images need Pillow: pip install Pillow" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_another_module_that_is_missing(run, folder, monkeypatch):
+    """What a decoder needs, say: only without Pillow itself is there no image that can be read."""
+
+    def read_image(task):
+        raise ModuleNotFoundError("No module named 'other'", name="other")
+
+    monkeypatch.setattr(files, "read_image", read_image)
+    code, _, err = run(folder[1] / "a.png")
+    assert code == 1
+    assert err == f"skipped {folder[1] / 'a.png'}: No module named 'other'\nstats: no file could be read\n"
+
+
+@pytest.mark.parametrize(("closed", "code"), [("stdout", 141), ("stderr", 0)])
+def test_an_output_that_nothing_reads(closed, code, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "fusednorm", "stats", "--json", str(tmp_path / "x.npy"), str(tmp_path / "absent.npy")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: theirs}
+    result = subprocess.run(command, **streams, text=True, timeout=SECONDS, check=False)
+    os.close(theirs)
+    assert result.returncode == code
+    if closed == "stdout":
+        assert result.stderr == f"skipped {tmp_path / 'absent.npy'}: no such file\n"
+    else:
+        assert json.loads(result.stdout)["files"] == 1
+
+
+def test_without_stderr(tmp_path):
+    """As pythonw has it."""
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    code = "import sys; sys.stderr = None; from fusednorm.__main__ import main; sys.exit(main())"
+    result = run_python("-c", code, "stats", "--json", str(tmp_path / "x.npy"), str(tmp_path / "absent.npy"))
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["skipped"] == 1
 
 
 def test_progress_bar_on_a_terminal_alone(folder):

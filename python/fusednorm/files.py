@@ -45,7 +45,7 @@ def find_files(paths: list[str], follow_symlinks: bool) -> list[str]:
     """Return the files that the paths name, each once; those of folders and patterns sorted."""
     files: list[str] = []
     for path in paths:
-        matches = [path] if os.path.lexists(path) or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
+        matches = [path] if os.path.lexists(path) or not glob.has_magic(path) else sorted(expand(path, follow_symlinks))
         for match in [m for m in matches if follow_symlinks or not matches_link(path, m)] or [path]:
             files += walk(match, follow_symlinks) if os.path.isdir(match) else [match]
     return list(dict.fromkeys(files))
@@ -58,21 +58,42 @@ def matches_link(pattern: str, match: str) -> bool:
     return any(os.path.islink(os.path.join(*parts[:i])) for i in range(spelled + 1, len(parts) + 1))
 
 
+def expand(pattern: str, follow_symlinks: bool) -> list[str]:
+    """Return what a pattern matches; glob's own ``**`` would follow loops of links without end."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return glob.glob(pattern)
+    stars = parts.index("**")
+    found: list[str] = []  # folders that cannot be read count as matches, to be named later
+    for top in filter(os.path.isdir, expand(str(Path(*parts[:stars])), follow_symlinks)):
+        for where, _ in folders(top, follow_symlinks, found, hidden=False):
+            found += expand(str(Path(glob.escape(where), *parts[stars + 1 :])), follow_symlinks)
+    return found
+
+
 def walk(folder: str, follow_symlinks: bool) -> Iterator[str]:
-    """Yield the regular files below a folder that have a known suffix; a folder is entered once, whatever links to it."""
-    seen = set()
-    for where, folders, names in os.walk(folder, followlinks=follow_symlinks):
-        real = os.path.realpath(where)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
+    """Yield the regular files below a folder that have a known suffix, and the folders that cannot be read."""
+    unreadable: list[str] = []
+    for where, names in folders(folder, follow_symlinks, unreadable):
+        for name in names:
             path = os.path.join(where, name)
             known = Path(name).suffix.lower() in (*IMAGES, *ARRAYS)
             if known and os.path.isfile(path) and (follow_symlinks or not os.path.islink(path)):
                 yield path
+    yield from unreadable
+
+
+def folders(top: str, follow_symlinks: bool, unreadable: list[str], hidden: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and those below it, with the names of their files; each is entered once, whatever links to it."""
+    seen = set()
+    for where, below, names in os.walk(top, followlinks=follow_symlinks, onerror=lambda e: unreadable.append(e.filename)):
+        real = os.path.realpath(where)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if hidden or not name.startswith("."))
+        yield where, sorted(names)
 
 
 def make_tasks(files: list[str], channel_axis: int | None, mode: str | None) -> Iterator[Task]:
@@ -91,6 +112,8 @@ def read(task: Task) -> RunningMoments | str:
     """Return the statistics of a part of a file, or why there are none."""
     suffix = Path(task.path).suffix.lower()
     try:
+        if os.path.isdir(task.path):
+            os.scandir(task.path).close()  # raises what had kept its files from being found
         if not os.path.isfile(task.path):
             raise ValueError("no such file" if not os.path.lexists(task.path) else "not a regular file")
         if suffix in ARRAYS:
@@ -98,9 +121,9 @@ def read(task: Task) -> RunningMoments | str:
         if suffix in IMAGES:
             return read_image(task)
         raise ValueError("neither an image nor .npy or .npz")
-    except ModuleNotFoundError:
-        raise
     except Exception as error:  # a broken file may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == "PIL":
+            raise
         return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -7,8 +7,10 @@ number of processes.
 import argparse
 import json
 import math
+import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +24,8 @@ Images are height x width x channels: gray ones have one channel, all others are
 transparency dropped, CMYK converted, of animations the first frame); 16-bit gray stays 16-bit. The first file sets the
 number of channels; a file with another number is skipped. --mode converts every image, for folders that mix gray and color.
 In folders, files of other types and symbolic links are left out. Variances are those of the data (divisor: the count).
-Exit code: 0; 1 if no file could be read, or one could not with --strict; 2 for wrong arguments; 130 after Ctrl-C.
+Exit code: 0; 1 if no file could be read, or one could not with --strict; 2 for wrong arguments; 130 after Ctrl-C;
+141 where the program that reads the output has ended.
 """
 
 
@@ -92,7 +95,7 @@ class Total:
     def scaled(self, scale: float) -> dict[str, Any]:
         """Return what --json prints; what is not finite is null there."""
         with np.errstate(all="ignore"):
-            lists = {"mean": self.stats.mean / scale, "var": self.stats.var() / scale**2, "std": self.stats.std() / scale}
+            lists = {"mean": self.stats.mean / scale, "var": self.stats.var() / scale / scale, "std": self.stats.std() / scale}
         plain = {name: [v if math.isfinite(v) else None for v in np.ravel(a).tolist()] for name, a in lists.items()}
         return {"count": self.stats.count, **plain, "files": self.files, "skipped": len(self.skipped)}
 
@@ -110,13 +113,20 @@ class Total:
 
 def progress_bar(tasks: list[Task], files: int) -> Any:
     """Return tqdm's bar, if stderr is a terminal and tqdm is installed."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
         return None
     return tqdm(total=len(tasks), unit="file" if len(tasks) == files else "part", file=sys.stderr, dynamic_ncols=True)
+
+
+def say(message: str) -> None:
+    """Print to stderr, if someone reads it; without a console (pythonw) there is none, and print would take stdout."""
+    if sys.stderr is not None:
+        with suppress(BrokenPipeError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar: Any) -> int:
@@ -126,7 +136,7 @@ def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar
             for task, reading in zip(tasks, results, strict=True):
                 message = total.add(task, reading)
                 if message:
-                    bar.write(message, file=sys.stderr) if bar else print(message, file=sys.stderr, flush=True)
+                    bar.write(message, file=sys.stderr) if bar else say(message)
                     if arguments.strict:
                         return 1
                 if bar:
@@ -134,10 +144,10 @@ def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        print(f"stats: images need Pillow: pip install Pillow ({error})", file=sys.stderr)
+        say(f"stats: images need Pillow: pip install Pillow ({error})")
         return 1
     except BrokenProcessPool:
-        print("stats: a worker process ended, perhaps for want of memory", file=sys.stderr)
+        say("stats: a worker process ended, perhaps for want of memory")
         return 1
     finally:
         if bar:
@@ -157,9 +167,13 @@ def run(arguments: argparse.Namespace) -> int:
     code = read_all(tasks, total, arguments, progress_bar(tasks, len(files)))
     if code == 1:
         if not total.files:
-            print("stats: no file could be read", file=sys.stderr)
+            say("stats: no file could be read")
         return 1
     if code == 130:
-        print("stats: interrupted, statistics so far:", file=sys.stderr)
-    print(json.dumps(total.scaled(arguments.scale)) if arguments.json else total.text(arguments.scale))
+        say("stats: interrupted, statistics so far:")
+    try:
+        print(json.dumps(total.scaled(arguments.scale)) if arguments.json else total.text(arguments.scale), flush=True)
+    except BrokenPipeError:  # what reads the output, head for one, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python writes the rest at exit
+        return 141
     return code
