@@ -7,6 +7,7 @@ import operator
 import os
 import pickle
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import cases
@@ -328,9 +329,26 @@ def test_a_mask_that_is_no_array():
         fn.RunningMoments().update(np.ones((2, 2)), where=[[True], [True, False]])
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"no archive at all", bytes(100)])
+def encrypted():
+    """An archive whose members say so, all of them."""
+    fn.RunningMoments().save(file := io.BytesIO())
+    content = bytearray(file.getvalue())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for match in re.finditer(signature, bytes(content)):
+            content[match.start() + flags] |= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"no archive at all", bytes(100), encrypted()])
 def test_a_broken_file(content, tmp_path):
     file = tmp_path / "broken"
     file.write_bytes(content)
     with pytest.raises(ValueError, match="RunningMoments"):
+        fn.RunningMoments.load(file)
+
+
+@pytest.mark.parametrize("file", [io.StringIO("text"), io.StringIO(), 5, None])
+def test_what_is_no_binary_file(file):
+    text = f"^RunningMoments.load: file: expected a path or a binary file, got {type(file).__name__}$"
+    with pytest.raises(TypeError, match=text):
         fn.RunningMoments.load(file)

@@ -287,7 +287,7 @@ class RunningMoments(Guarded):
         try:
             with _archive(file) as archive:
                 return cls().load_state_dict(archive)
-        except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted, for one
             raise ValueError(f"{_LOAD}, got a broken file: {error}") from error
 
     def copy(self) -> RunningMoments:
@@ -304,6 +304,9 @@ class RunningMoments(Guarded):
 
 
 def _archive(file: IO[bytes]) -> np.lib.npyio.NpzFile:
+    read = getattr(file, "read", None)
+    if read is None or not isinstance(read(0), bytes):
+        raise TypeError(f"RunningMoments.load: file: expected a path or a binary file, got {type(file).__name__}")
     try:
         found: object = np.load(file, allow_pickle=False)
     except ValueError as error:  # what is no archive may be a pickle, to NumPy
