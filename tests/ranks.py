@@ -157,8 +157,27 @@ def check_dtypes_without_parameters():
         assert [a.dtype for a in got] == [a.dtype for a in wanted]
 
 
+def check_no_warnings():
+    """Where the functions are silent, so are the layers; here NumPy's errors would raise."""
+    rng = np.random.default_rng(5)
+    for dtype, eps, x, grad in (
+        ("f4", 1e-5, rng.random((4, 2)), np.full((4, 2), 3e38)),
+        ("f8", 0, np.ones((4, 2)), np.ones((4, 2))),
+        ("f8", 1e-5, np.full((4, 2), np.inf), np.full((4, 2), np.inf)),
+        ("f2", 1e-5, 6e4 * rng.random((4, 2)), np.full((4, 2), 6e4)),
+    ):
+        with np.errstate(all="raise"):
+            got = SyncBatchNorm(2, eps, dtype=dtype).backward(grad.astype(dtype), x.astype(dtype))
+        assert [a.dtype for a in got] == [dtype] * 3
+
+
 def check_errors():
     odd = COMM.rank == 2
+    for comm in ("x", MPI.INFO_NULL, MPI.COMM_NULL):
+        text = f"comm: expected an mpi4py Intracomm, got {type(comm).__name__}"
+        assert raises(TypeError, f"SyncBatchNorm: {text}", lambda comm=comm: SyncBatchNorm(2, comm=comm)(np.ones((4, 2))))
+        assert raises(TypeError, f"allreduce: {text}", lambda comm=comm: allreduce(fn.RunningMoments(), comm))
+    assert raises(TypeError, "allreduce: comm", lambda: allreduce(fn.RunningMoments(), None))
     assert raises(
         ValueError,
         "channels on every rank, got 2 and 3",
@@ -175,6 +194,8 @@ def check_errors():
     assert raises(error, text, lambda: layer(np.ones((4, 2)), out=np.empty((3, 3) if odd else (4, 2))))
     error, text = (ValueError, "residual: expected the shape") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer(np.ones((4, 2)), residual=np.ones((3, 3) if odd else (4, 2))))
+    error, text = (ValueError, "residual: expected what numpy") if odd else (RuntimeError, "another rank failed")
+    assert raises(error, text, lambda: layer(np.ones((4, 2)), residual=[[1], [1, 2]] if odd else None))
     assert layer.num_batches_tracked == 0
     error, text = (ValueError, "grad") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer.backward(np.ones((4, 2 + odd)), np.ones((4, 2))))
@@ -209,6 +230,7 @@ def main():
     check_half_precision()
     check_options_may_change()
     check_dtypes_without_parameters()
+    check_no_warnings()
     check_errors()
     COMM.Barrier()
     if COMM.rank == 0:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, is_float, number
+from fusednorm.arrays import Array, as_array, is_float, number
 from fusednorm.layers import BatchNorm
 from fusednorm.running import RunningMoments
 from fusednorm.states import STATE_VALUES, Floats
@@ -46,6 +46,8 @@ def allreduce(stats: RunningMoments, comm: Any) -> RunningMoments:
 
     Raises
     ------
+    TypeError
+        If `stats` or `comm` is something else.
     ValueError
         If the ranks' numbers of channels differ; on every rank.
 
@@ -58,7 +60,15 @@ def allreduce(stats: RunningMoments, comm: Any) -> RunningMoments:
     """
     if not isinstance(stats, RunningMoments):
         raise TypeError(f"allreduce: stats: expected RunningMoments, got {type(stats).__name__}")
-    return _allreduce("allreduce", stats, comm)
+    return _allreduce("allreduce", stats, _communicator("allreduce", comm))
+
+
+def _communicator(function: str, comm: Any) -> Any:
+    from mpi4py import MPI
+
+    if not isinstance(comm, MPI.Intracomm):
+        raise TypeError(f"{function}: comm: expected an mpi4py Intracomm, got {type(comm).__name__}")
+    return comm
 
 
 def _allreduce(function: str, stats: RunningMoments | None, comm: Any) -> RunningMoments:
@@ -130,11 +140,11 @@ class SyncBatchNorm(BatchNorm):
         """
         if not self.training:
             return super().__call__(x, residual=residual, out=out)
-        values, total = self._gathered(x)
+        values, added, total = self._gathered(x, residual)
         if total.count == 1:
             raise ValueError("SyncBatchNorm: x: expected more than one value per channel when training, got 1 on all ranks")
         options: dict[str, Any] = {"eps": self.eps, "channel_axis": self.channel_axis, "activation": self.activation}
-        options |= {"residual": residual, "out": out}
+        options |= {"residual": added, "out": out}
         failed, any_failed = np.ones(1), np.empty(1)
         with self._lock:
             try:
@@ -143,7 +153,7 @@ class SyncBatchNorm(BatchNorm):
                 y: Array = functional.batch_norm(values, *statistics, self.weight, self.bias, **options)
                 failed[0] = 0
             finally:
-                self._communicator().Allreduce(failed, any_failed)
+                self._own_communicator().Allreduce(failed, any_failed)
             if any_failed[0]:
                 raise RuntimeError("SyncBatchNorm: another rank failed")
             for array, values in track:
@@ -157,7 +167,7 @@ class SyncBatchNorm(BatchNorm):
         """
         if not self.training:
             return super().backward(grad, x)
-        values, total = self._gathered(x)
+        values, _, total = self._gathered(x)
         mean, var = _statistics(total)
         weight = np.ones(self.num_features) if self.weight is None else self.weight.astype(np.float64)
         is_half = values.dtype.itemsize == 2 and is_float(values.dtype)
@@ -173,33 +183,32 @@ class SyncBatchNorm(BatchNorm):
             raise
         finally:
             sums = np.empty_like(own)
-            self._communicator().Allreduce(own, sums)
+            self._own_communicator().Allreduce(own, sums)
         if sums[2].any():
             raise RuntimeError("SyncBatchNorm.backward: another rank failed")
-        by_weight, by_bias = sums[:2] * weight / np.sqrt(var + self.eps) / max(int(total.count), 1)
-        grad_x -= functional.batch_norm(wide, mean, var, by_weight, by_bias, dtype=grad_x.dtype, **options)
         dtype = grad_x.dtype if self.weight is None else self.weight.dtype
         with np.errstate(all="ignore"):
+            by_weight, by_bias = sums[:2] * weight / np.sqrt(var + self.eps) / max(int(total.count), 1)
+            grad_x -= functional.batch_norm(wide, mean, var, by_weight, by_bias, dtype=grad_x.dtype, **options)
             return grad_x.astype(values.dtype) if is_half else grad_x, own[0].astype(dtype), own[1].astype(dtype)
 
-    def _communicator(self) -> Any:
-        if self.comm is not None:
-            return self.comm
+    def _own_communicator(self) -> Any:
         from mpi4py import MPI
 
-        return MPI.COMM_WORLD
+        return MPI.COMM_WORLD if self.comm is None else _communicator("SyncBatchNorm", self.comm)
 
-    def _gathered(self, x: ArrayLike) -> tuple[Array, RunningMoments]:
-        """Return x as an array, and the statistics of all ranks' arrays."""
-        comm = self._communicator()
+    def _gathered(self, x: ArrayLike, residual: ArrayLike | None = None) -> tuple[Array, Array | None, RunningMoments]:
+        """Return x and the residual as arrays, and the statistics of all ranks' arrays."""
+        comm = self._own_communicator()
         try:
             values = self._read(x)
+            added = None if residual is None else as_array("SyncBatchNorm: residual", residual)
             stats = RunningMoments(self.channel_axis).update(values)
         except Exception:
             with suppress(RuntimeError):
                 _allreduce("SyncBatchNorm", None, comm)
             raise
-        return values, _allreduce("SyncBatchNorm", stats, comm)
+        return values, added, _allreduce("SyncBatchNorm", stats, comm)
 
     def _updates(self, total: RunningMoments) -> list[tuple[Array, Any]]:
         """Return what a step writes, and into which arrays, after all checks."""
