@@ -65,6 +65,23 @@ def test_empty_blocks_and_unknown_sizes(rng):
     assert np.isnan(var).all()
 
 
+@pytest.mark.parametrize("axis", [1, (1, 2), (), 2])
+def test_blocks_that_are_empty_along_a_kept_axis(axis, rng):
+    x = rng.normal(3, 2, (6, 4, 5))
+    check(fd.moments(da.from_array(x, chunks=((0, 4, 0, 2), (2, 2), 3)), axis), x, axis)
+
+
+def test_a_residual_of_unknown_size(rng):
+    x = draw(rng, (40, 6))
+    array = da.from_array(x, chunks=(5, 3))
+    some, kept = array[array[:, 0] > 1e3], x[x[:, 0] > 1e3]
+    got = fd.layer_norm(some, 6, residual=some * 2)
+    np.testing.assert_array_equal(got.compute(), fn.layer_norm(kept, 6, residual=kept * 2))
+    for residual in (kept, da.concatenate([some, some])):
+        with pytest.raises(ValueError, match=r"compute_chunk_sizes\(\)"):
+            fd.layer_norm(some, 6, residual=residual)
+
+
 def test_lazy_and_one_read(rng):
     reads = itertools.count()
 

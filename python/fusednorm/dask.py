@@ -281,8 +281,10 @@ def _check(
     other = None
     if residual is not None:
         added = residual if hasattr(residual, "dtype") else as_array(f"{function.__name__}: residual", residual)
-        if added.shape != x.shape:
-            raise ValueError(f"{function.__name__}: residual: expected the shape of x, {x.shape}, got shape {added.shape}")
+        if not np.array_equal(added.shape, x.shape, equal_nan=True):
+            hint = "; compute_chunk_sizes() finds unknown ones" if np.isnan((*x.shape, *added.shape)).any() else ""
+            text = f"{function.__name__}: residual: expected the shape of x, {x.shape}, got shape {added.shape}"
+            raise ValueError(text + hint)
         other = np.zeros(small.shape, added.dtype)
     return function(small, **stand_ins, residual=other, **settings).dtype
 
