@@ -128,6 +128,11 @@ struct CoefficientsOf {
             misfits += far + large + select(is_at_most(size, zero), zero, small);
         }
     }
+    // The same, where it is not inlined once more.
+    __attribute__((noinline)) void make_apart(int64_t i, int64_t n, const MomentsOf<Lanes<double>>& m,
+                                              const Lanes<double>& rstd) {
+        make(i, n, m, rstd);
+    }
 };
 
 template <class A>
@@ -142,12 +147,28 @@ bool coefficients(const CoefficientsJob& job) {
             made.make(s, n, m, rstd);
             continue;
         }
-        double means[kLanes], lows[kLanes], rstds[kLanes];
-        store(means, m.mean), store(lows, m.low), store(rstds, rstd);
-        for (int64_t i = 0; i < n; ++i) {
-            const MomentsOf<Lanes<double>> shared{broadcast(means[i]), broadcast(lows[i]), Lanes<double>{}};
-            for (int64_t c = 0; c < job.per; c += kLanes)
-                made.make((s + i) * job.per + c, job.per - c < kLanes ? job.per - c : kLanes, shared, broadcast(rstds[i]));
+        double own[3][kLanes];
+        store(own[0], m.mean), store(own[1], m.low), store(own[2], rstd);
+        // Sixteen coefficients have one statistic, or several.
+        if (job.per >= kLanes) {
+            for (int64_t i = 0; i < n; ++i) {
+                const MomentsOf<Lanes<double>> shared{broadcast(own[0][i]), broadcast(own[1][i]), Lanes<double>{}};
+                for (int64_t c = 0; c < job.per; c += kLanes)
+                    made.make_apart((s + i) * job.per + c, job.per - c < kLanes ? job.per - c : kLanes, shared,
+                                    broadcast(own[2][i]));
+            }
+            continue;
+        }
+        double each[3][kLanes] = {};
+        const int64_t all = n * job.per;
+        for (int64_t c = 0, i = 0, used = 0; c < all; c += kLanes) {
+            const int64_t some = all - c < kLanes ? all - c : kLanes;
+            for (int64_t j = 0; j < some; ++j, ++used) {
+                if (used == job.per) used = 0, ++i;
+                for (int which = 0; which < 3; ++which) each[which][j] = own[which][i];
+            }
+            made.make_apart(s * job.per + c, some, {load<double>(each[0]), load<double>(each[1]), Lanes<double>{}},
+                            load<double>(each[2]));
         }
     }
     return sum(made.misfits) == 0;
