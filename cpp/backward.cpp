@@ -54,7 +54,7 @@ public:
         }
         for (int64_t unit = 0; unit < units; ++unit) {
             const int64_t first = place(plan.units, plan.origin, unit).affine;
-            const double *to_weight = shares.at(2 * unit * channels), *to_bias = to_weight + channels;
+            const double *to_weight = shares.at(unit * channels), *to_bias = to_weight + units * channels;
             for (int64_t c = 0; c < channels; ++c)
                 gradient.grad_weight[first + c] += to_weight[c], gradient.grad_bias[first + c] += to_bias[c];
         }
@@ -75,38 +75,55 @@ private:
 
     Workspaces workspaces() const { return {tiles, std::max(n, runs.batch), down ? n : 0, 0, threads}; }
 
+    // Statistics that are closed at once: those of one unit, or of a run of units that have one each.
+    struct Several {
+        Offsets first;
+        int64_t n, per;        // per: channels of each
+        int64_t stat, affine;  // from one to the next
+    };
+    Several of_unit(const Offsets& unit, int64_t stats) const {
+        const int64_t per = channels / stats;
+        return {unit, stats, per, 1, per};
+    }
+    Several of_unit(const Offsets& unit) const { return of_unit(unit, plan.stats()); }
+
     // ---- the steps
 
     // What a segment's sums subtract from x: nothing, where that is faster and kNear allows it, or a mean, so that the
     // correction in close() costs no more than a few bits. moments: the segment's own, where statistics were not given.
-    void set_origins(const Offsets& unit, const Moments& moments, double count, bool zero, double* origin) const {
-        const int64_t stats = gradient.rstd ? plan.stats() : n, per = channels / stats;
-        for (int64_t s = 0; s < stats; ++s) {
-            const double mean = gradient.rstd ? gradient.mean[unit.stat + s] : moments.mean[s];
-            const double offset = gradient.rstd ? mean * gradient.rstd[unit.stat + s] : mean;
+    void set_origins(const Several& of, const Moments& moments, double count, bool zero, double* origin) const {
+        for (int64_t s = 0; s < of.n; ++s) {
+            const int64_t stat = of.first.stat + s * of.stat;
+            const double mean = gradient.rstd ? gradient.mean[stat] : moments.mean[s];
+            const double offset = gradient.rstd ? mean * gradient.rstd[stat] : mean;
             const double spread = gradient.rstd ? 1 : moments.m2[s] / count;
             const bool near = (zero && op.x_type != Type::f64 && offset * offset <= kNear * spread) || !std::isfinite(mean);
-            std::fill_n(origin + s * per, per, near ? 0 : mean);
+            std::fill_n(origin + s * of.per, of.per, near ? 0 : mean);
         }
     }
 
     // Statistics come from the moments found, or were given.
-    void set_statistics(const Offsets& unit, Moments m, const Numbers& to) const {
-        const int64_t stats = plan.stats(), per = channels / stats;
-        for (int64_t s = 0; s < stats; ++s) {
+    void set_statistics(const Several& of, const Moments& m, const Numbers& to) const {
+        const double count = static_cast<double>(plan.count());
+        for (int64_t s = 0; s < of.n; ++s) {
+            const int64_t stat = of.first.stat + s * of.stat;
             to.low[s] = gradient.rstd ? 0 : m.low[s];
-            to.rstd[s] = gradient.rstd ? gradient.rstd[unit.stat + s]
-                                       : 1 / std::sqrt(m.m2[s] / static_cast<double>(plan.count()) + op.eps);
-            std::fill_n(to.wide[kCenter] + s * per, per, gradient.rstd ? gradient.mean[unit.stat + s] : m.mean[s]);
+            to.rstd[s] = gradient.rstd ? gradient.rstd[stat] : 1 / std::sqrt(m.m2[s] / count + op.eps);
+            std::fill_n(to.wide[kCenter] + s * of.per, of.per, gradient.rstd ? gradient.mean[stat] : m.mean[s]);
         }
+    }
+
+    static bool are_finite(const double* sums, int64_t n) {
+        return std::all_of(sums, sums + n, [](double sum) { return std::isfinite(sum); });
     }
 
     void sum_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w) const {
         // The sign of an infinite grad * (x - mean) is known around the mean alone.
         for (const bool zero : {true, false}) {
-            set_origins(unit, moments, found.count_of(segment), zero, to.origin);
+            // Moments of a segment are those of its columns.
+            set_origins(of_unit(unit, gradient.rstd ? plan.stats() : n), moments, found.count_of(segment), zero, to.origin);
             add_up(unit, segment, to, w);
-            if (std::all_of(to.plain, to.plain + channels, [](double sum) { return std::isfinite(sum); })) return;
+            if (are_finite(to.plain, channels)) return;
         }
     }
 
@@ -114,39 +131,67 @@ private:
         to.clear(channels);
         const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
         walk(plan.read, unit, begin, end, [&](const Piece& p) {
+            if (!down) return add_up(p, {1, 1, 1, 0, 0, 0}, to.at(p.at.affine - unit.affine));
             const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
-            if (down) {
-                k.gradient_sums_cols[type]({grad, x, p.rows, p.row.x, p.cols, to.origin, to.plain, to.product, w.scratch});
-            } else {
-                const int64_t c = p.at.affine - unit.affine;
-                k.gradient_sums_rows[type](
-                    {grad, x, p.rows, p.row.x, p.cols, to.origin + c, to.plain + c, to.product + c, p.row.affine});
-            }
+            k.gradient_sums_cols[type]({grad, x, p.rows, p.row.x, p.cols, to.origin, to.plain, to.product, w.scratch});
         });
     }
 
-    // From the sums to what grad_x is made of, and to the unit's share in the gradients of weight and bias.
-    void close(const Offsets& unit, const Numbers& u, double* share) const {
-        const int64_t stats = plan.stats(), per = channels / stats;
+    // Along rows: of a piece, and of those behind it, whose channels follow. Rows of one channel are pooled.
+    void add_up(const Piece& p, const Axis& next, const Sums& to) const {
+        const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
+        const bool pooled = p.row.affine == 0;
+        const int64_t rows = pooled ? p.rows : 1, stats = pooled ? next.size : p.rows, ld = pooled ? next.x : p.row.x;
+        if (pooled || next.size == 1 || next.x == p.rows * p.row.x) {
+            const int64_t all = pooled ? stats : stats * next.size;
+            k.gradient_sums_rows[type]({grad, x, all, ld, rows, p.row.x, p.cols, to.origin, to.plain, to.product});
+            return;
+        }
+        for (int64_t i = 0; i < next.size; ++i) {
+            Piece one = p;
+            one.at.step(next, i);
+            add_up(one, {1, 1, 1, 0, 0, 0}, to.at(i * p.rows));
+        }
+    }
+
+    // The same of a run of units.
+    void sum_run(const Several& of, const Moments& moments, const Sums& to, const Workspace& w) const {
+        const Axis step = plan.units.last(), row = last_of(plan.read.rows);
+        set_origins(of, moments, found.count_of(0), true, to.origin);
+        to.clear(of.n * of.per);
+        add_up(Piece{of.first, row.size, plan.read.cols.size, row}, {of.n, step.x, step.y, step.stat, step.affine, step.r}, to);
+        if (are_finite(to.plain, of.n * of.per)) return;
+        for (int64_t i = 0; i < of.n; ++i) {
+            Offsets one = of.first;
+            one.step(step, i);
+            sum_segment(one, 0, moments + i, to.at(i * of.per), w);
+        }
+    }
+
+    // From the sums to what grad_x is made of, and to the channels' shares in the gradients of weight and bias. Whether float
+    // holds the numbers.
+    bool close(const Several& of, const Numbers& u, double* share) const {
         const double count = static_cast<double>(plan.count());
-        const double* weight = static_cast<const double*>(op.weight) + unit.affine;
-        for (int64_t s = 0; s < stats; ++s) {
+        const double* weight = static_cast<const double*>(op.weight) + of.first.affine;
+        double *to_weight = share, *to_bias = share + units * channels;
+        for (int64_t s = 0; s < of.n; ++s, weight += of.affine) {
             const double rstd = u.rstd[s], low = u.low[s];
             double plain = 0, product = 0;
-            for (int64_t c = s * per; c < (s + 1) * per; ++c) {
+            for (int64_t i = 0, c = s * of.per; i < of.per; ++i, ++c) {
                 u.sums.move(c, (u.wide[kCenter][c] - u.sums.origin[c]) + low);
-                plain += weight[c] * u.sums.plain[c], product += weight[c] * u.sums.product[c];
-                u.wide[kFactor][c] = weight[c] * rstd;
-                share[c] = u.sums.product[c] * rstd, share[channels + c] = u.sums.plain[c];
+                plain += weight[i] * u.sums.plain[c], product += weight[i] * u.sums.product[c];
+                u.wide[kFactor][c] = weight[i] * rstd;
+                to_weight[c] = u.sums.product[c] * rstd, to_bias[c] = u.sums.plain[c];
             }
             const double slope = -(product * rstd / count * rstd) * rstd;
-            std::fill_n(u.wide[kSlope] + s * per, per, slope);
-            std::fill_n(u.wide[kOffset] + s * per, per, -(plain * rstd / count) - correction(low, slope));
+            std::fill_n(u.wide[kSlope] + s * of.per, of.per, slope);
+            std::fill_n(u.wide[kOffset] + s * of.per, of.per, -(plain * rstd / count) - correction(low, slope));
         }
         // grad times a factor: what normalize does around 0.
         if (gradient.constant)
-            for (const int unused : {kCenter, kSlope, kOffset}) std::fill_n(u.wide[unused], channels, 0.0);
-        *u.fits = op.x_type != Type::f64 && u.round(channels);
+            for (const int unused : {kCenter, kSlope, kOffset}) std::fill_n(u.wide[unused], of.n * of.per, 0.0);
+        *u.fits = op.x_type != Type::f64 && u.round(of.n * of.per);
+        return *u.fits != 0;
     }
 
     // c: the channel of the first row, or column; step: from row to row.
@@ -192,33 +237,29 @@ private:
                 return to;
             });
         }
-        set_statistics(unit, m, u);
-        close(unit, u, share);
+        set_statistics(of_unit(unit), m, u);
+        close(of_unit(unit), u, share);
         write_pieces(unit, u, 0, plan.write.pieces());
     }
 
     // So many units from this one on, each of one segment.
-    void run_joined(int64_t index, int64_t size, const Numbers& all, double* shares, const Workspace& w) const {
+    void run_joined(int64_t index, int64_t size, const Numbers& all, double* share, const Workspace& w) const {
         const Offsets unit = place(plan.units, plan.origin, index);
         const Axis step = plan.units.last();
+        const Several of{unit, size, channels, step.stat, step.affine};
         if (!gradient.rstd) found.joined(unit, size, w, w.unit);
-        bool alike = true;
+        sum_run(of, w.unit, all.sums, w);
+        set_statistics(of, w.unit, all);
+        if (close(of, all, share) || op.x_type == Type::f64)
+            return walk_joined(plan, unit, size,
+                               [&](const Piece& p, int64_t c, int64_t step_of_c) { write_piece(p, all, c, step_of_c); });
+        // A unit's bits do not depend on its neighbours: where float does not hold the numbers of one, each is taken alone.
         for (int64_t i = 0; i < size; ++i) {
             Offsets one = unit;
             one.step(step, i);
             const Numbers u = all.at(i * channels);
-            sum_segment(one, 0, w.unit + i, u.sums, w);
-            set_statistics(one, w.unit + i, u);
-            close(one, u, shares + 2 * i * channels);
-            alike = alike && *u.fits == *all.fits;
-        }
-        if (alike)
-            return walk_joined(plan, unit, size,
-                               [&](const Piece& p, int64_t c, int64_t step_of_c) { write_piece(p, all, c, step_of_c); });
-        for (int64_t i = 0; i < size; ++i) {
-            Offsets one = unit;
-            one.step(step, i);
-            write_pieces(one, all.at(i * channels), 0, plan.write.pieces());
+            *u.fits = u.round(channels);
+            write_pieces(one, u, 0, plan.write.pieces());
         }
     }
 
@@ -231,7 +272,7 @@ private:
             double* mine = numbers.at(each * slot);
             const Numbers u(mine, channels * runs.batch);
             const int64_t index = runs.first(item);
-            double* share = shares + 2 * index * channels;
+            double* share = shares + index * channels;
             if (runs.batch == 1) return run_unit(index, u, Sums(mine + of_numbers, channels), share, w);
             run_joined(index, runs.size(item), u, share, w);
         };
@@ -263,10 +304,10 @@ private:
             const Offsets where = unit_at(unit);
             const auto of = [&](int64_t s) { return moments_of(unit, s); };
             Numbers u(numbers.at(unit * each), channels);
-            set_statistics(where, gradient.rstd ? Moments{} : found.merge_segments(where, memory.at(0), of), u);
+            set_statistics(of_unit(where), gradient.rstd ? Moments{} : found.merge_segments(where, memory.at(0), of), u);
             std::copy_n(sums_of(unit, 0).origin, Sums::doubles(channels), u.sums.origin);
             for (int64_t s = 1; s < segments; ++s) u.sums.take_in(sums_of(unit, s), channels);
-            close(where, u, shares + 2 * unit * channels);
+            close(of_unit(where), u, shares + unit * channels);
         }
         write_all(numbers, each);
     }

@@ -22,9 +22,14 @@ FUSEDNORM_INLINE void add_product(Lanes<double>& products, const Lanes<double>& 
     }
 }
 
+// One block's sums of grad and of grad * (x - center), in lanes.
+struct GradientSums {
+    Lanes<double>::Part plain, product;
+};
+
 template <bool Plain, class T>
-FUSEDNORM_INLINE void gradient_block(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, double center,
-                                     double& plain, double& product) {
+FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols,
+                                                   double center) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     const Lanes<double> k = broadcast(center);
     Lanes<double> sums = broadcast(0.0), products = sums;
@@ -40,24 +45,43 @@ FUSEDNORM_INLINE void gradient_block(const T* grad, const T* x, int64_t rows, in
         }
         if (c < cols) add(load_some<double>(grad + c, cols - c), load_some<double>(x + c, cols - c));
     }
-    plain += sum(sums);
-    product += sum(products);
+    return {folded(sums), folded(products)};
+}
+
+template <class T>
+__attribute__((noinline)) GradientSums gradient_block(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols,
+                                                      double center) {
+    if (kPlain<T> && center == 0) return gradient_sums_around<kPlain<T>>(grad, x, rows, ld, cols, 0);
+    return gradient_sums_around<false>(grad, x, rows, ld, cols, center);
 }
 
 template <class T>
 void gradient_sums_rows(const GradientRowsTile& t) {
-    const bool pooled = t.sums_ld == 0, one_run = pooled && t.ld == t.cols;
+    const bool one_run = t.ld == t.cols;
     const int64_t rows = one_run ? 1 : t.rows, cols = one_run ? t.rows * t.cols : t.cols;
-    const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = pooled && cols < kBlock ? kBlock / cols : 1;
-    for (int64_t r = 0; r < rows; r += block_rows) {
-        const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows, to = r * t.sums_ld;
-        for (int64_t c = 0; c < cols; c += block_cols) {
-            const T *grad = static_cast<const T*>(t.grad) + r * t.ld + c, *x = static_cast<const T*>(t.x) + r * t.ld + c;
-            const int64_t n_cols = cols - c < block_cols ? cols - c : block_cols;
-            if (kPlain<T> && t.center[to] == 0) {
-                gradient_block<kPlain<T>>(grad, x, n_rows, t.ld, n_cols, 0, t.plain[to], t.product[to]);
-            } else {
-                gradient_block<false>(grad, x, n_rows, t.ld, n_cols, t.center[to], t.plain[to], t.product[to]);
+    const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
+    const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
+    if (t.stats > 1 && rows <= block_rows && cols <= block_cols) {
+        for (int64_t s = 0; s < t.stats; s += kLanes) {
+            const int64_t some = t.stats - s < kLanes ? t.stats - s : kLanes;
+            Lanes<double>::Part plain[kLanes], product[kLanes];
+            for (int64_t i = some; i < kLanes; ++i) plain[i] = product[i] = Lanes<double>::Part{};
+            for (int64_t i = 0; i < some; ++i, grad += t.stat_ld, x += t.stat_ld) {
+                const GradientSums block = gradient_block(grad, x, rows, t.ld, cols, t.center[s + i]);
+                plain[i] = block.plain, product[i] = block.product;
+            }
+            store_some(t.plain + s, load_some<double>(t.plain + s, some) + sums_of(plain), some);
+            store_some(t.product + s, load_some<double>(t.product + s, some) + sums_of(product), some);
+        }
+        return;
+    }
+    for (int64_t s = 0; s < t.stats; ++s, grad += t.stat_ld, x += t.stat_ld) {
+        for (int64_t r = 0; r < rows; r += block_rows) {
+            const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows;
+            for (int64_t c = 0; c < cols; c += block_cols) {
+                const int64_t at = r * t.ld + c, n_cols = cols - c < block_cols ? cols - c : block_cols;
+                const GradientSums block = gradient_block(grad + at, x + at, n_rows, t.ld, n_cols, t.center[s]);
+                t.plain[s] += sum(block.plain), t.product[s] += sum(block.product);
             }
         }
     }

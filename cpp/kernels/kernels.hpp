@@ -125,14 +125,13 @@ struct CopyTile {
     int64_t rows, cols, x_ld, x_step, y_ld, y_step;
 };
 
-// x, grad and grad_x lie alike. Adds each row's sums of grad and of grad * (x - center) to plain and product, sums_ld from
-// row to row (0: rows are pooled), where its center is too. Centers of 0 are faster.
+// x, grad and grad_x lie alike. Adds the sums of grad and of grad * (x - center) over x(rows, cols), and over stats - 1 more,
+// stat_ld apart, to plain and product, each to its own and around its own center. Centers of 0 are faster.
 struct GradientRowsTile {
     const void *grad, *x;
-    int64_t rows, ld, cols;
+    int64_t stats, stat_ld, rows, ld, cols;
     const double* center;
     double *plain, *product;
-    int64_t sums_ld;
 };
 
 // The same for columns. scratch: cols_scratch(cols) doubles.
