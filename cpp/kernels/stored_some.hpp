@@ -1,4 +1,4 @@
-// The first n values of a register's worth, and no byte past them; n below 0 means none, n above its width all.
+// The first n values of a register's worth, and no byte past them; n below 0 means none, n above its width all, 16 the most.
 #pragma once
 #include "stored.hpp"
 
@@ -11,24 +11,24 @@ FUSEDNORM_INLINE uint32_t mask_of(int64_t n) {
     return n >= Width ? (1u << Width) - 1 : n <= 0 ? 0 : (1u << n) - 1;
 }
 #elif defined(__AVX2__)
-// Lanes below n have all bits on.
-FUSEDNORM_INLINE __m256i mask_of_4(int64_t n) {
-    const int count = n > 8 ? 8 : n < 0 ? 0 : static_cast<int>(n);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
+// Lanes below n have all bits on; n <= 16, and may be below 0. Read from memory, since comparisons take longer: a tail of
+// sixteen doubles has eight masks.
+alignas(64) constexpr int32_t kMasks[3 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+FUSEDNORM_INLINE const int32_t* mask_at(int64_t n) { return kMasks + kLanes - n; }
+FUSEDNORM_INLINE __m256i mask_of_4(int64_t n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask_at(n))); }
 FUSEDNORM_INLINE __m256i mask_of_8(int64_t n) {
-    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+    return _mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(mask_at(n))));
 }
 #endif
 
 template <class R, class T>
-FUSEDNORM_SOFTWARE R load_one_by_one(const T* p, int64_t n, R raw) {
+FUSEDNORM_SOFTWARE R load_one_by_one(const T* p, int64_t n) {
     constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
     const int64_t count = n < 0 ? 0 : n < kWidth ? n : kWidth;
-    BitsOf<T> buffer[kWidth];
-    __builtin_memcpy(buffer, &raw, sizeof buffer);
+    BitsOf<T> buffer[kWidth] = {};
     FUSEDNORM_LANES_LOOP
     for (int64_t i = 0; i < count; ++i) __builtin_memcpy(buffer + i, p + i, sizeof(T));
+    R raw;
     __builtin_memcpy(&raw, buffer, sizeof raw);
     return raw;
 }
@@ -45,43 +45,31 @@ FUSEDNORM_SOFTWARE void store_one_by_one(T* p, const R& raw, int64_t n) {
 }
 
 template <class R, class T>
-FUSEDNORM_INLINE R load_part_some(const T* p, int64_t n, BitsOf<T> fill) {
+FUSEDNORM_INLINE R load_part_some(const T* p, int64_t n) {
     [[maybe_unused]] constexpr int kWidth = static_cast<int>(sizeof(R) / sizeof(T));
-    const R rest = fill - R{};
 #if defined(__AVX512F__)
     const auto mask = mask_of<kWidth>(n);
     if constexpr (sizeof(R) == 64 && sizeof(T) == 4)
-        return reinterpret_cast<R>(_mm512_mask_loadu_ps(reinterpret_cast<__m512>(rest), static_cast<__mmask16>(mask), p));
+        return reinterpret_cast<R>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p));
     if constexpr (sizeof(R) == 64 && sizeof(T) == 8)
-        return reinterpret_cast<R>(_mm512_mask_loadu_pd(reinterpret_cast<__m512d>(rest), static_cast<__mmask8>(mask), p));
+        return reinterpret_cast<R>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
     if constexpr (sizeof(R) == 32 && sizeof(T) == 4)
-        return reinterpret_cast<R>(_mm256_mask_loadu_ps(reinterpret_cast<__m256>(rest), static_cast<__mmask8>(mask), p));
+        return reinterpret_cast<R>(_mm256_maskz_loadu_ps(static_cast<__mmask8>(mask), p));
     if constexpr (sizeof(R) == 32 && sizeof(T) == 2)
-        return reinterpret_cast<R>(_mm256_mask_loadu_epi16(reinterpret_cast<__m256i>(rest), static_cast<__mmask16>(mask), p));
+        return reinterpret_cast<R>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p));
     if constexpr (sizeof(R) == 16 && sizeof(T) == 2)
-        return reinterpret_cast<R>(_mm_mask_loadu_epi16(reinterpret_cast<__m128i>(rest), static_cast<__mmask8>(mask), p));
+        return reinterpret_cast<R>(_mm_maskz_loadu_epi16(static_cast<__mmask8>(mask), p));
     if constexpr (sizeof(R) == 16 && sizeof(T) == 1)
-        return reinterpret_cast<R>(_mm_mask_loadu_epi8(reinterpret_cast<__m128i>(rest), static_cast<__mmask16>(mask), p));
+        return reinterpret_cast<R>(_mm_maskz_loadu_epi8(static_cast<__mmask16>(mask), p));
 #elif defined(__AVX2__)
-    if constexpr (sizeof(R) == 32 && sizeof(T) == 4) {
-        const __m256i mask = mask_of_4(n);
-        return reinterpret_cast<R>(_mm256_blendv_ps(reinterpret_cast<__m256>(rest),
-                                                    _mm256_maskload_ps(reinterpret_cast<const float*>(p), mask),
-                                                    _mm256_castsi256_ps(mask)));
-    }
-    if constexpr (sizeof(R) == 32 && sizeof(T) == 8) {
-        const __m256i mask = mask_of_8(n);
-        return reinterpret_cast<R>(_mm256_blendv_pd(reinterpret_cast<__m256d>(rest),
-                                                    _mm256_maskload_pd(reinterpret_cast<const double*>(p), mask),
-                                                    _mm256_castsi256_pd(mask)));
-    }
-    if constexpr (sizeof(R) == 16 && sizeof(T) == 4) {
-        const __m128i mask = _mm256_castsi256_si128(mask_of_4(n));
-        return reinterpret_cast<R>(_mm_blendv_ps(
-            reinterpret_cast<__m128>(rest), _mm_maskload_ps(reinterpret_cast<const float*>(p), mask), _mm_castsi128_ps(mask)));
-    }
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 4)
+        return reinterpret_cast<R>(_mm256_maskload_ps(reinterpret_cast<const float*>(p), mask_of_4(n)));
+    if constexpr (sizeof(R) == 32 && sizeof(T) == 8)
+        return reinterpret_cast<R>(_mm256_maskload_pd(reinterpret_cast<const double*>(p), mask_of_8(n)));
+    if constexpr (sizeof(R) == 16 && sizeof(T) == 4)
+        return reinterpret_cast<R>(_mm_maskload_ps(reinterpret_cast<const float*>(p), _mm256_castsi256_si128(mask_of_4(n))));
 #endif
-    return load_one_by_one<R>(p, n, rest);
+    return load_one_by_one<R>(p, n);
 }
 
 template <class R, class T>
@@ -111,14 +99,15 @@ FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
     store_one_by_one(p, raw, n);
 }
 
-// The first n < 16 values of p; the other lanes are fill. No byte past p(n) is touched.
+// The first n values of p; the other lanes are 0. No byte past p(n) is touched.
 template <class A, class T>
-FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n, BitsOf<T> fill = 0) {
+FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n) {
     using L = Lanes<A>;
     L r;
+    if (n > kLanes) n = kLanes;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i)
-        r.part[i] = decode<T, A, L::kWidth>(load_part_some<Raw<T, L::kWidth>>(p + i * L::kWidth, n - i * L::kWidth, fill));
+        r.part[i] = decode<T, A, L::kWidth>(load_part_some<Raw<T, L::kWidth>>(p + i * L::kWidth, n - i * L::kWidth));
     return r;
 }
 
@@ -126,6 +115,7 @@ template <class T, class A>
 FUSEDNORM_INLINE void store_some(T* p, const Lanes<A>& a, int64_t n) {
     const auto& value = encodable<T>(a);
     using L = std::decay_t<decltype(value)>;
+    if (n > kLanes) n = kLanes;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i)
         store_part_some(p + i * L::kWidth, encode<T, typename L::Value, L::kWidth>(value.part[i]), n - i * L::kWidth);
