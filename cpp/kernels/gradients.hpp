@@ -180,7 +180,8 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
     T* y = static_cast<T*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, ld = t.ld, ahead = t.ahead;
-    for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld, y += ld) {
+    int64_t free = ld == cols ? rows * cols : 0;  // y is neither x nor grad
+    for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld, y += ld, free -= cols) {
         coefs.row(r);
         const auto value_at = [&](int64_t c, auto get)
                                   __attribute__((always_inline)) { return coefs.apply(get(grad + c), get(x + c), c, get); };
@@ -188,7 +189,7 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
             __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
         };
-        to.row(y, cols, value_at, ask);
+        to.row(y, cols, value_at, ask, free);
     }
 }
 

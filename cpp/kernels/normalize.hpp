@@ -123,7 +123,9 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
     const In* x = static_cast<const In*>(t.x);
     Out* y = static_cast<Out*>(t.y);
     const int64_t rows = t.rows, cols = t.cols, x_ld = t.x_ld, y_ld = t.y_ld, ahead = t.ahead;
-    for (int64_t r = 0; r < rows; ++r, x += x_ld, y += y_ld) {
+    // The rows that follow are written later, and nothing else is read from there.
+    int64_t free = y_ld == cols && t.x != t.y && t.r != t.y ? rows * cols : 0;
+    for (int64_t r = 0; r < rows; ++r, x += x_ld, y += y_ld, free -= cols) {
         coefs.row(r), epilogue.row(r);
         const auto value_at = [&](int64_t c, auto get) __attribute__((always_inline)) {
             return epilogue.apply(coefs.apply(get(x + c), c, get), c, get);
@@ -132,7 +134,7 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
             epilogue.ask(c);
         };
-        to.row(y, cols, value_at, ask);
+        to.row(y, cols, value_at, ask, free);
     }
 }
 

@@ -68,9 +68,10 @@ constexpr bool kStoresTwice = kBytes == 32;
 // Results that go to the caches. Asks: what is read is asked for ahead.
 template <bool Asks, class A>
 struct Stores {
-    // y(cols): value_at(column, what loads lanes of A) gives sixteen of them; ask(column) asks for what is read later.
+    // y(cols): value_at(column, what loads lanes of A) gives sixteen of them; ask(column) asks for what is read later. So many
+    // values from y on may be overwritten: whole registers are stored faster than parts.
     template <class T, class V, class F>
-    FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask) const {
+    FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask, int64_t free = 0) const {
         const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<A>(p); };
         // Read before y, which may be x, is written.
         const bool twice = kStoresTwice && cols >= kLanes && cols % kLanes != 0;
@@ -85,7 +86,10 @@ struct Stores {
         if (n == 0) return;
         if (twice) return store(y + cols - kLanes, last);
         const auto get = [n](const auto* p) __attribute__((always_inline)) { return load_few<A>(p, n); };
-        store_few(y + c, value_at(c, get), n);
+        const auto value = value_at(c, get);
+        if constexpr (kStoresTwice && sizeof(A) == 4)
+            if (c + kLanes <= free) return store(y + c, value);
+        store_few(y + c, value, n);
     }
 };
 
@@ -100,7 +104,7 @@ public:
 
     // cols >= kLeastCols
     template <class V, class F>
-    FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask) {
+    FUSEDNORM_INLINE void row(T* y, int64_t cols, V value_at, F ask, int64_t = 0) {
         const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<A>(p); };
         if (y != unit + end) start(y);
         int64_t c = 0;
