@@ -71,7 +71,7 @@ private:
     bool down, stream;
     int threads;
     int64_t units, n, channels, unit_values, ahead;
-    Runs runs{units, last_of(plan.units).size};
+    Runs runs{plan.units};
 
     Workspaces workspaces() const { return {tiles, std::max(n, runs.batch), down ? n : 0, 0, threads}; }
 
@@ -332,8 +332,9 @@ bool is_readable(const Operation& op) {
 }
 
 void backward(const GradientOperation& op) {
-    const Plan plan = make_plan(op.of);
+    Plan plan = make_plan(op.of);
     if (plan.coefs == Coefs::both) return backward_rows(op, plan);
+    sort_units(plan);
     ChannelGradients(op, plan).run();
 }
 

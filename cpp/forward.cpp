@@ -19,8 +19,9 @@ class Forward {
 public:
     explicit Forward(const Operation& operation)
         : op(operation), plan(make_plan(op)), k(kernels()), tiles(op, plan, k), found(op, plan, k, tiles) {
+        sort_units(plan);
         units = plan.units.size();
-        runs = {units, last_of(plan.units).size};
+        runs = Runs(plan.units);
         down = plan.direction == Direction::down;
         n = found.columns();
         values = units * plan.write.rows.size() * plan.write.cols.size;
@@ -55,7 +56,7 @@ private:
     std::vector<float> narrow;
     int threads;
     int64_t units, n, values, unit_channels, channels;
-    Runs runs{1, 1};
+    Runs runs;
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
     void narrow_weights() {
@@ -92,8 +93,8 @@ private:
 
     // ---- coefficients
 
-    Coefficients make_coefficients(Moments stats, int64_t n_stats, int64_t affine, int64_t affine_step,
-                                   int64_t count_of_channels, double count, char* memory) const {
+    Coefficients make_coefficients(Moments stats, int64_t n_stats, int64_t affine, int64_t affine_ld, int64_t count_of_channels,
+                                   double count, char* memory) const {
         static const double one = 1, zeros[] = {-0.0, 0.0};
         const bool own_weights = plan.coefs == Coefs::both;
         Coefficients c{memory, memory + 8 * count_of_channels, memory + 16 * count_of_channels, !tiles.single};
@@ -102,7 +103,7 @@ private:
         if (!own_weights) {
             job.weight = static_cast<const double*>(op.weight) + affine;
             job.bias = static_cast<const double*>(op.bias) + affine;
-            job.affine_ld = affine_step;
+            job.affine_ld = affine_ld;
         }
         if (!k.coefficients[tiles.single ? 0 : 1](job) && tiles.single) {
             c.wide = true;
@@ -164,7 +165,7 @@ private:
         found.joined(unit, size, w, w.unit);
         found.finish(unit, w.unit, w, size, step.stat);
         if (!op.y) return;
-        const Coefficients c = make_coefficients(w.unit, size, unit.affine, step.affine == 0 ? 0 : 1, size * unit_channels,
+        const Coefficients c = make_coefficients(w.unit, size, unit.affine, step.affine, size * unit_channels,
                                                  static_cast<double>(plan.count()), w.coefficients);
         // A statistic's bits do not depend on its neighbours: where one does not fit, each is taken alone.
         if (c.wide && tiles.single && size > 1) {
@@ -188,7 +189,8 @@ private:
     }
 
     Coefficients unit_coefficients(const Offsets& unit, Moments stats, char* memory) const {
-        return make_coefficients(stats, plan.stats(), unit.affine, 1, channels, static_cast<double>(plan.count()), memory);
+        return make_coefficients(stats, plan.stats(), unit.affine, channels / plan.stats(), channels,
+                                 static_cast<double>(plan.count()), memory);
     }
 
     void per_statistic() {

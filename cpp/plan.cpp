@@ -9,8 +9,6 @@ namespace {
 
 constexpr int64_t kShortColumns = 16;
 
-int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 // An axis along which nothing distinguishes the two ends is walked forwards.
 void flip_negative(Axes& axes, Offsets& origin) {
     for (int i = 0; i < axes.n; ++i) {
@@ -201,8 +199,19 @@ bool are_joined(const Plan& plan) {
     const auto is_one_tile = [](const Tiling& t) { return t.rows.n <= 1 && t.chunks == 1 && !t.pack_x && !t.pack_y; };
     if (plan.direction == Direction::down || plan.units.n == 0 || !is_one_tile(plan.read) || !is_one_tile(plan.write))
         return false;
-    const int64_t step = plan.units.last().affine, channels = plan.channels();
-    return step == channels || (step == 0 && channels == 1);
+    const int64_t step = plan.units.last().affine;
+    return step == 0 || step == plan.channels();
+}
+
+void sort_units(Plan& plan) {
+    Axes& units = plan.units;
+    const int last = units.n - 1;
+    int longest = last;
+    for (int i = last - 1; i >= 0; --i)
+        if (units[i].size > units[longest].size) longest = i;
+    if (longest == last) return;
+    std::swap(units[longest], units[last]);
+    if (!are_joined(plan)) std::swap(units[longest], units[last]);
 }
 
 Plan make_plan(const Operation& op) {

@@ -57,9 +57,11 @@ struct Piece {
 
 Plan make_plan(const Operation& op);
 
-// Whether a run of units along their last axis may be taken at once: each is one tile, and where it has channels of its own,
-// those of the run lie next to each other.
+// Whether a run of units along their last axis may be taken at once: each is one tile, and their channels are the same ones, or
+// lie next to each other.
 bool are_joined(const Plan& plan);
+// Makes the longest axis of the units their last one, where they may be taken so.
+void sort_units(Plan& plan);
 inline Axis last_of(const Axes& axes) { return axes.n > 0 ? axes.last() : kNoAxis; }
 
 // The rows of a run of units as tiles, each of one unit's rows or of one row of all units, whichever are fewer:

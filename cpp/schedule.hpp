@@ -24,10 +24,16 @@ constexpr int64_t kFarBytes = int64_t{8} << 20, kAheadBytes = 2048;
 constexpr int64_t kNextBytes = int64_t{1} << 19;
 constexpr int64_t kMaxBatch = 64;  // statistics that one kernel call takes
 
-// Units along their last axis, of which small ones are taken many at a time.
+// Units along their last axis, of which small ones are taken many at a time. Runs next to each other in memory follow each
+// other.
 struct Runs {
-    int64_t units, last, batch = 1, each = last;  // each: runs along the last axis
+    int64_t units = 1, last = 1, batch = 1, each = 1;  // each: runs along the last axis
+    bool along = true;                                 // that axis comes first, then the others
 
+    Runs() = default;
+    explicit Runs(const Axes& axes) : units(axes.size()), last(axes.n > 0 ? axes.last().size : 1), each(last) {
+        along = axes.n < 2 || magnitude(axes.last().x) <= magnitude(axes[axes.n - 2].x);
+    }
     // So many as `fit`, as long as every thread has several runs.
     void join(int64_t fit, int threads) {
         const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
@@ -36,12 +42,22 @@ struct Runs {
     }
     int64_t count() const { return units == last ? each : units / last * each; }
     // The first unit of a run, and how many it has.
-    int64_t first(int64_t run) const { return before(run) * last + along(run); }
-    int64_t size(int64_t run) const { return std::min(batch, last - along(run)); }
+    int64_t first(int64_t run) const {
+        const Place p = place_of(run);
+        return p.before * last + p.along;
+    }
+    int64_t size(int64_t run) const { return std::min(batch, last - place_of(run).along); }
 
 private:
-    int64_t before(int64_t run) const { return units == last ? 0 : run / each; }
-    int64_t along(int64_t run) const { return (run - before(run) * each) * batch; }
+    struct Place {
+        int64_t before, along;
+    };
+    Place place_of(int64_t run) const {
+        if (units == last) return {0, run * batch};
+        if (along) return {run / each, run % each * batch};
+        const int64_t others = units / last;
+        return {run % others, run / others * batch};
+    }
 };
 
 inline Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }

@@ -13,6 +13,8 @@ struct Axis {
 
 constexpr Axis kNoAxis{1, 0, 0, 0, 0, 0};
 
+inline int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
+
 constexpr int kMaxAxes = 66;  // NumPy's 64, the channel axis split into groups, and one more
 
 // Only the first n are ever initialized or copied: a call on a small array would feel it.

@@ -71,7 +71,7 @@ struct CoefficientsJob {
     double count, eps;
     int64_t stats, per;  // per: consecutive channels that share a statistic
     const double *weight, *bias;
-    int64_t affine_ld;  // step of weight and bias from one coefficient to the next: 1, or 0 for one channel
+    int64_t affine_ld;  // step of weight and bias from one statistic to the next; those of its channels follow each other
     void *center, *scale, *shift;
 };
 

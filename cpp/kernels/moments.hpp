@@ -101,22 +101,19 @@ struct CoefficientsOf {
     const CoefficientsJob& job;
     Lanes<double> misfits = broadcast(0.0);
 
-    // n <= 16 coefficients from the i-th on, of statistics that are lanes.
-    FUSEDNORM_INLINE void make(int64_t i, int64_t n, const MomentsOf<Lanes<double>>& m, const Lanes<double>& rstd) {
+    // n <= 16 coefficients from the i-th on, of statistics, weights and biases that are lanes.
+    FUSEDNORM_INLINE void make(int64_t i, int64_t n, const MomentsOf<Lanes<double>>& m, const Lanes<double>& rstd,
+                               const Lanes<double>& weight, const Lanes<double>& bias) {
         const Lanes<double> zero = broadcast(0.0), one = broadcast(1.0);
-        const auto given = [&](const double* values) __attribute__((always_inline)) {
-            if (job.affine_ld == 0) return broadcast(values[0]);
-            return n == kLanes ? load<double>(values + i) : load_some<double>(values + i, n);
-        };
         const auto put = [&](void* to, const Lanes<double>& value) __attribute__((always_inline)) {
             n == kLanes ? store(static_cast<A*>(to) + i, value) : store_some(static_cast<A*>(to) + i, value, n);
         };
-        const Lanes<double> factor = given(job.weight) * rstd;
+        const Lanes<double> factor = weight * rstd;
         // An infinite mean was not rounded, and goes through x - center.
         const Lanes<double> lost = select(is_finite(m.mean), (m.mean - rounded_to<A>(m.mean)) + m.low, zero);
         put(job.center, m.mean);
         put(job.scale, factor);
-        put(job.shift, given(job.bias) - lost * factor);
+        put(job.shift, bias - lost * factor);
         if constexpr (sizeof(A) == 4) {
             const Lanes<double> size = absolute(factor), offset = absolute(m.mean);
             // NaN and infinities fit: what they give is the same in any arithmetic.
@@ -130,8 +127,9 @@ struct CoefficientsOf {
     }
     // The same, where it is not inlined once more.
     __attribute__((noinline)) void make_apart(int64_t i, int64_t n, const MomentsOf<Lanes<double>>& m,
-                                              const Lanes<double>& rstd) {
-        make(i, n, m, rstd);
+                                              const Lanes<double>& rstd, const Lanes<double>& weight,
+                                              const Lanes<double>& bias) {
+        make(i, n, m, rstd, weight, bias);
     }
 };
 
@@ -139,12 +137,17 @@ template <class A>
 bool coefficients(const CoefficientsJob& job) {
     CoefficientsOf<A> made{job};
     const Lanes<double> count = broadcast(job.count), one = broadcast(1.0);
+    const auto some = [](const double* p, int64_t n)
+                          __attribute__((always_inline)) { return n >= kLanes ? load<double>(p) : load_some<double>(p, n); };
     for (int64_t s = 0; s < job.stats; s += kLanes) {
         const int64_t n = job.stats - s < kLanes ? job.stats - s : kLanes;
         const MomentsOf<Lanes<double>> m = get_lanes(job.moments, s, n);
         const Lanes<double> rstd = one / square_root(m.m2 / count + job.eps);
         if (job.per == 1) {
-            made.make(s, n, m, rstd);
+            const auto own = [&](const double* p) __attribute__((always_inline)) {
+                return job.affine_ld == 0 ? broadcast(p[0]) : some(p + s * job.affine_ld, n);
+            };
+            made.make(s, n, m, rstd, own(job.weight), own(job.bias));
             continue;
         }
         double own[3][kLanes];
@@ -153,22 +156,26 @@ bool coefficients(const CoefficientsJob& job) {
         if (job.per >= kLanes) {
             for (int64_t i = 0; i < n; ++i) {
                 const MomentsOf<Lanes<double>> shared{broadcast(own[0][i]), broadcast(own[1][i]), Lanes<double>{}};
-                for (int64_t c = 0; c < job.per; c += kLanes)
-                    made.make_apart((s + i) * job.per + c, job.per - c < kLanes ? job.per - c : kLanes, shared,
-                                    broadcast(own[2][i]));
+                const double *weight = job.weight + (s + i) * job.affine_ld, *bias = job.bias + (s + i) * job.affine_ld;
+                for (int64_t c = 0; c < job.per; c += kLanes) {
+                    const int64_t left = job.per - c < kLanes ? job.per - c : kLanes;
+                    made.make_apart((s + i) * job.per + c, left, shared, broadcast(own[2][i]), some(weight + c, left),
+                                    some(bias + c, left));
+                }
             }
             continue;
         }
-        double each[3][kLanes] = {};
+        double each[5][kLanes] = {};
         const int64_t all = n * job.per;
         for (int64_t c = 0, i = 0, used = 0; c < all; c += kLanes) {
-            const int64_t some = all - c < kLanes ? all - c : kLanes;
-            for (int64_t j = 0; j < some; ++j, ++used) {
+            const int64_t left = all - c < kLanes ? all - c : kLanes;
+            for (int64_t j = 0; j < left; ++j, ++used) {
                 if (used == job.per) used = 0, ++i;
                 for (int which = 0; which < 3; ++which) each[which][j] = own[which][i];
+                each[3][j] = job.weight[(s + i) * job.affine_ld + used], each[4][j] = job.bias[(s + i) * job.affine_ld + used];
             }
-            made.make_apart(s * job.per + c, some, {load<double>(each[0]), load<double>(each[1]), Lanes<double>{}},
-                            load<double>(each[2]));
+            made.make_apart(s * job.per + c, left, {load<double>(each[0]), load<double>(each[1]), Lanes<double>{}},
+                            load<double>(each[2]), load<double>(each[3]), load<double>(each[4]));
         }
     }
     return sum(made.misfits) == 0;
