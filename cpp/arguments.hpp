@@ -46,7 +46,7 @@ public:
     Array shaped_like(const char* argument, const py::object& array, const Array& x) const;
     Array residual(const py::object& array, const Array& x) const;
     int axis(const char* argument, int64_t value, int ndim) const;  // counted from the front
-    // Whether a parameter, of a float dtype, is of float32 or float64 and can be read as it lies.
+    // Whether a parameter, of a float dtype, can be read and written as it lies.
     bool is_plain(const char* argument, const py::array& parameter, Type& type) const;
     // What training updates can be written; or it is None.
     void check_writable(const char* argument, const py::object& parameter) const;

@@ -110,9 +110,10 @@ bool type_of(const py::dtype& dtype, Type& type) {
 }
 
 py::dtype dtype_of(Type type) {
-    constexpr int numbers[] = {11, 12, 23};  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
-    if (type == Type::bf16) return py::dtype(py::module_::import("numpy").attr("dtype")("bfloat16"));
-    return py::reinterpret_steal<py::dtype>(py::detail::npy_api::get().PyArray_DescrFromType_(numbers[static_cast<int>(type)]));
+    const int numbers[] = {11, 12, 23, bfloat16_number};  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
+    const int number = numbers[static_cast<int>(type)];
+    if (number < 0) return py::dtype(numpy().attr("dtype")("bfloat16"));
+    return py::reinterpret_steal<py::dtype>(py::detail::npy_api::get().PyArray_DescrFromType_(number));
 }
 
 const char* name_of(Type type) {

@@ -2,15 +2,15 @@
 #include <algorithm>
 
 #include "arguments.hpp"
+#include "buffer.hpp"
+#include "dispatch.hpp"
 
 namespace fusednorm {
 namespace {
 
 bool is_list(py::handle object) { return py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object); }
 
-bool is_plain_float(const py::array& a, Type& type) {
-    return type_of(a.dtype(), type) && (type == Type::f32 || type == Type::f64) && !is_odd(a);
-}
+bool is_plain_float(const py::array& a, Type& type) { return type_of(a.dtype(), type) && is_float(type) && !is_odd(a); }
 
 template <class T>
 void read_strided(const void* from, py::ssize_t step, int64_t n, double* to) {
@@ -30,14 +30,17 @@ py::array dense(const py::array& a, Type type) {
         return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = is_odd(a));
     }
     if (own == type) return a;
-    py::array copy = new_array(type, static_cast<int>(a.ndim()), a.shape(), nullptr);
-    if (type == Type::f32) {
-        const auto* from = static_cast<const double*>(a.data());
-        std::transform(from, from + a.size(), static_cast<float*>(copy.mutable_data()),
-                       [](double v) { return static_cast<float>(v); });
-    } else {
-        std::copy_n(static_cast<const float*>(a.data()), a.size(), static_cast<double*>(copy.mutable_data()));
+    const py::array copy = new_array(type, static_cast<int>(a.ndim()), a.shape(), nullptr);
+    const int64_t n = a.size();
+    const auto widen = [&](double* to) { kernels().widen[static_cast<int>(own)]({a.data(), to, 1, n, n, 1, n, 1}); };
+    if (type == Type::f64) {
+        widen(reinterpret_cast<double*>(proxy(copy)->data));
+        return copy;
     }
+    Buffer<double> wide(n);
+    widen(wide.data());
+    std::transform(wide.data(), wide.data() + n, reinterpret_cast<float*>(proxy(copy)->data),
+                   [](double v) { return static_cast<float>(v); });
     return copy;
 }
 
@@ -118,8 +121,10 @@ void Arguments::channels(const char* argument, const py::object& parameter, cons
     const auto step = channel_step(a);
     if (type == Type::f32) {
         read_strided<float>(a.data(), step, n, to);
-    } else {
+    } else if (type == Type::f64) {
         read_strided<double>(a.data(), step, n, to);
+    } else {
+        kernels().widen[static_cast<int>(type)]({a.data(), to, 1, n, n, step / size_of(type), n, 1});
     }
 }
 

@@ -83,23 +83,19 @@ void update_channels(const Arguments& check, const char* argument, const py::obj
                      double* scratch, int64_t n) {
     const py::array a = target;
     Type type;
-    if (!check.is_plain(argument, a, type)) {
-        const FinishTile tile{values, reinterpret_cast<char*>(scratch), 1, n, n, n, false};
-        kernels().finish[static_cast<int>(type)](tile);
-        const py::array rounded(dtype_of(type), {n}, {}, scratch, py::none());
-        const QuietCasts quiet;
-        numpy().attr("copyto")(a, rounded.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
-        return;
-    }
+    const bool plain = check.is_plain(argument, a, type);
     char* p = proxy(a)->data;
     const auto step = channel_step(a);
-    for (int64_t i = 0; i < n; ++i, p += step) {
-        if (type == Type::f32) {
-            *reinterpret_cast<float*>(p) = static_cast<float>(values[i]);
-        } else {
-            *reinterpret_cast<double*>(p) = values[i];
-        }
+    if (plain && type == Type::f32) {
+        for (int64_t i = 0; i < n; ++i, p += step) *reinterpret_cast<float*>(p) = static_cast<float>(values[i]);
+        return;
     }
+    const FinishTile tile{values, reinterpret_cast<char*>(scratch), 1, n, n, n, false};
+    kernels().finish[static_cast<int>(type)](tile);
+    if (plain) return kernels().copy[shift_of(type)]({scratch, p, 1, n, n, 1, n, step / size_of(type)});
+    const py::array rounded(dtype_of(type), {n}, {}, scratch, py::none());
+    const QuietCasts quiet;
+    numpy().attr("copyto")(a, rounded.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
 }
 
 ReturnedStatistics::ReturnedStatistics(const Operation& op, Type y, const std::vector<py::ssize_t>& shape)
