@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Container
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -11,6 +12,13 @@ from fusednorm.arrays import MOST_DIMS, Array, array_axis, as_array, sizes
 from fusednorm.layers.base import Layer
 
 SPATIAL = {0: (), 1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+
+_ONE = np.ones((), np.bool_)  # which any integers can be added to; a Python number takes twice as long
+
+
+@cache
+def _most(dtype: np.dtype[Any]) -> int:
+    return int(np.iinfo(dtype).max)
 
 
 class RunningNorm(Layer):
@@ -110,11 +118,11 @@ class RunningNorm(Layer):
                 return self._update(x, momentum, residual, out)
             # Before the update, since Ctrl-C during it is raised once the running statistics have been written. One more, not
             # a number from before: a signal's handler may have counted too.
-            counter += 1
+            counter += _ONE
             try:
                 return self._update(x, momentum, residual, out)
             except Exception:
-                counter -= 1
+                counter -= _ONE
                 raise
 
     def _next_batch(self) -> tuple[Array | None, int, float]:
@@ -125,7 +133,7 @@ class RunningNorm(Layer):
         name, batches = f"{type(self).__name__}: num_batches_tracked", counter.item()
         if not counter.flags.writeable:
             raise ValueError(f"{name}: expected an array that can be updated, got a read-only one")
-        if not 0 <= batches < np.iinfo(counter.dtype).max:
+        if not 0 <= batches < _most(counter.dtype):
             raise ValueError(f"{name}: expected a number from 0 on, below what {counter.dtype} ends with, got {batches}")
         return counter, batches + 1, 1 / (batches + 1) if self.momentum is None else self.momentum
 
