@@ -83,7 +83,7 @@ private:
         const int64_t size = size_of(op.x_type), bytes = values * size;
         if (plan.write.pack_x) return 0;
         const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units * runs.batch <= kNextBytes;
-        if (next) return plan.units.last().x * size * runs.batch;
+        if (next) return runs.along ? plan.units.last().x * size * runs.batch : plan.units[plan.units.n - 2].x * size;
         return by_batch || (!op.r && bytes < kFarBytes) ? 0 : kAheadBytes;
     }
 
@@ -198,8 +198,8 @@ private:
         if (op.terms[0] && !adds_by_row()) add_terms();
         auto body = [&](int64_t item, int slot) {
             const Workspace w = each.at(slot);
-            if (!by_batch) return run_unit(place(plan.units, plan.origin, item), w);
             const Offsets unit = place(plan.units, plan.origin, runs.first(item));
+            if (!by_batch) return run_unit(unit, w);
             const int64_t size = runs.size(item);
             if (adds_by_row()) add_terms(Piece{unit, size, plan.write.cols.size, last_of(plan.units)});
             run_batch(unit, size, w);
