@@ -6,6 +6,7 @@ from dataclasses import replace
 import cases
 import digest
 import fusednorm as fn
+import gradient_cases
 import numpy as np
 import pytest
 from processes import run_python
@@ -124,6 +125,21 @@ def test_sample_alone(norm, layout, dtype, restore_threads, rng):
             assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
             if layout != "padded":
                 assert cases.same_bits(call.run(x[i : i + 1].copy(order="K")), together[i : i + 1])
+
+
+@pytest.mark.parametrize("layout", ["C", "channels-last", "padded", "rotated"])
+@pytest.mark.parametrize("num_groups", [1, 2, 6])
+@cases.every_wide
+def test_many_samples_of_small_groups(num_groups, layout, dtype, rng):
+    """They are taken many at a time, along the groups or along the samples."""
+    for shape in ((130, 12), (70, 12, 5), (66, 24, 7, 7), (3, 24, 2, 2)):
+        x, grad = (cases.LAYOUTS[layout](cases.draw(rng, shape, dtype)) for _ in range(2))
+        call = replace(cases.make_call("group", x, rng), num_groups=num_groups)
+        together = call.run(x)
+        call.reference(x).check(together)
+        gradient_cases.check(call, grad, x)
+        for i in (0, shape[0] - 1):
+            assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
 
 
 @pytest.mark.parametrize("norm", cases.BY_SAMPLE)
