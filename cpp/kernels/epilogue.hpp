@@ -12,7 +12,7 @@ void add(const AddTile& tile) {
     const T* r = static_cast<const T*>(tile.r);
     double* t = tile.t;
     for (int64_t i = 0; i < tile.rows; ++i, r += tile.r_ld, t += tile.t_ld)
-        Stores<false, double>().row(
+        Stores<false, InOrder<double, double>>().row(
             t, tile.cols, [=](int64_t c, auto get) __attribute__((always_inline)) { return get(t + c) + get(r + c); },
             [](int64_t) {});
 }
@@ -25,7 +25,7 @@ void activate_all(double* t, int64_t n) {
 
 template <class T>
 void finish(const FinishTile& tile) {
-    choose_traffic<double, T>(tile.stream, tile.cols, 0, [&](auto&& to) __attribute__((always_inline)) {
+    choose_traffic<InOrder<double, T>>(tile.stream, tile.cols, 0, [&](auto&& to) __attribute__((always_inline)) {
         const double* t = tile.t;
         T* y = static_cast<T*>(tile.y);
         for (int64_t i = 0; i < tile.rows; ++i, t += tile.t_ld, y += tile.y_ld)
@@ -46,7 +46,7 @@ void sum(const SumTile& tile) {
             __builtin_prefetch(reinterpret_cast<const char*>(x + c) + kPrefetchBytes);
             __builtin_prefetch(reinterpret_cast<const char*>(r + c) + kPrefetchBytes);
         };
-        Stores<true, double>().row(s, tile.cols, value_at, ask);
+        Stores<true, InOrder<double, T>>().row(s, tile.cols, value_at, ask);
     }
 }
 

@@ -146,6 +146,8 @@ void gradient_sums_cols(const GradientColsTile& t) {
 
 template <class A>
 struct RowSlopes {
+    template <class T>
+    using Order = AnyOrder<A, T>;
     const A *factors, *centers, *slopes, *offsets;
     int64_t ld;
     Lanes<A> factor, center, slope, offset;
@@ -167,6 +169,8 @@ struct RowSlopes {
 
 template <class A>
 struct ColSlopes {
+    template <class T>
+    using Order = InOrder<A, T>;
     const A *factor, *center, *slope, *offset;
     FUSEDNORM_INLINE void row(int64_t) {}
     template <class F>
@@ -195,11 +199,12 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
 
 template <class T, class A, class C>
 __attribute__((noinline)) void gradient_with(const GradientTile& t, const C& coefs) {
+    using Order = typename C::template Order<T>;
     const auto rows = [&](auto&& to) __attribute__((always_inline)) { gradient_rows<T>(t, coefs, to); };
     if constexpr (sizeof(A) > sizeof(T)) {
-        rows(Stores<true, A>());  // numbers that float cannot hold are rare: one form does
+        rows(Stores<true, Order>());  // numbers that float cannot hold are rare: one form does
     } else {
-        choose_traffic<A, T>(t.stream, t.cols, t.ahead, rows);
+        choose_traffic<Order>(t.stream, t.cols, t.ahead, rows);
     }
 }
 

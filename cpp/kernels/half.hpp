@@ -99,13 +99,17 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_half(const Vector<float, N>& value
     return float_to_half_in_software<N>(value);
 }
 
-// In the lower half of each lane; the upper one is 0. Every NaN becomes the same one, as in torch: 1.1 times as fast with AVX2
-// as keeping what is in it.
+// In the lower half of each lane; the upper one is 0.
+template <int N>
+FUSEDNORM_INLINE Vector<uint32_t, N> bfloat_bits_of_number(const Vector<float, N>& value) {
+    const auto bits = reinterpret_cast<Vector<uint32_t, N>>(value);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+// Every NaN becomes the same one, as in torch: 1.1 times as fast with AVX2 as keeping what is in it.
 template <int N>
 FUSEDNORM_INLINE Vector<uint32_t, N> bfloat_bits(const Vector<float, N>& value) {
-    using U = Vector<uint32_t, N>;
-    const U bits = reinterpret_cast<U>(value), rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    return (value != value ? U{} + 0x7fc00000 : rounded) >> 16;
+    return value != value ? Vector<uint32_t, N>{} + 0x7fc0 : bfloat_bits_of_number<N>(value);
 }
 
 template <int N>

@@ -13,6 +13,8 @@ namespace {
 // The pointers are copied: through the tile they would be read again after every store.
 template <class A>
 struct RowCoefs {
+    template <class T>
+    using Order = AnyOrder<A, T>;
     const A *centers, *scales, *shifts;
     int64_t ld;
     Lanes<A> center, scale, shift;
@@ -32,6 +34,8 @@ struct RowCoefs {
 
 template <class A>
 struct ColCoefs {
+    template <class T>
+    using Order = InOrder<A, T>;
     const A *center, *scale, *shift;
     FUSEDNORM_INLINE explicit ColCoefs(const NormalizeTile& t)
         : center(static_cast<const A*>(t.center)),
@@ -46,6 +50,8 @@ struct ColCoefs {
 
 template <class A>
 struct BothCoefs {
+    template <class T>
+    using Order = InOrder<A, T>;
     RowCoefs<A> rows;
     const A *weights, *biases, *weight = nullptr, *bias = nullptr;
     int64_t ld;
@@ -64,6 +70,8 @@ struct BothCoefs {
 // The same where nothing is subtracted or added, in float.
 template <class A>
 struct ScaleCoefs {
+    template <class T>
+    using Order = InOrder<A, T>;
     const A *scales, *weights, *weight = nullptr;
     int64_t ld, weight_ld;
     Lanes<A> scale;
@@ -141,8 +149,9 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
 // Not inlined: the folded columns below would repeat it.
 template <class In, class Out, class A, class E, class C>
 __attribute__((noinline)) void normalize_with(const NormalizeTile& t, const C& coefs) {
-    choose_traffic<A, Out>(t.stream, t.cols, t.ahead,
-                           [&](auto&& to) __attribute__((always_inline)) { normalize_rows<In, Out>(t, coefs, E(t), to); });
+    choose_traffic<typename C::template Order<Out>>(t.stream, t.cols, t.ahead, [&](auto&& to) __attribute__((always_inline)) {
+        normalize_rows<In, Out>(t, coefs, E(t), to);
+    });
 }
 
 template <class In, class Out, class A, class E>

@@ -92,12 +92,56 @@ FUSEDNORM_INLINE decltype(auto) encodable(const Lanes<A>& a) {
 // (moments of 38 MB, two cores), this 1.0.
 constexpr int64_t kPrefetchBytes = 2048;
 
+// ---- crossed lanes
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// AVX2 takes a register of sixteen bfloat16 apart, and puts it together, by its halves: lanes 0 to 3 and 8 to 11 are one
+// register of floats, 4 to 7 and 12 to 15 the other.
+FUSEDNORM_INLINE Lanes<float> load_crossed(const bf16* p) {
+    using Part = Lanes<float>::Part;
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), zero = _mm256_setzero_si256();
+    return {
+        {reinterpret_cast<Part>(_mm256_unpacklo_epi16(zero, raw)), reinterpret_cast<Part>(_mm256_unpackhi_epi16(zero, raw))}};
+}
+
+// Of lanes that are crossed: the values in order.
+FUSEDNORM_INLINE __m256i bfloat_of_crossed(const Lanes<float>& a) {
+    const auto pair = [](const auto& low, const auto& high) __attribute__((always_inline)) {
+        return _mm256_packus_epi32(reinterpret_cast<__m256i>(low), reinterpret_cast<__m256i>(high));
+    };
+    // One test for both registers.
+    const __m256 nan = _mm256_cmp_ps(reinterpret_cast<__m256>(a.part[0]), reinterpret_cast<__m256>(a.part[1]), _CMP_UNORD_Q);
+    if (__builtin_expect(_mm256_movemask_ps(nan) != 0, 0)) return pair(bfloat_bits<8>(a.part[0]), bfloat_bits<8>(a.part[1]));
+    return pair(bfloat_bits_of_number<8>(a.part[0]), bfloat_bits_of_number<8>(a.part[1]));
+}
+
+// Crossed lanes in order, or the other way round.
+FUSEDNORM_INLINE Lanes<float> crossed(const Lanes<float>& a) {
+    return {{__builtin_shufflevector(a.part[0], a.part[1], 0, 1, 2, 3, 8, 9, 10, 11),
+             __builtin_shufflevector(a.part[0], a.part[1], 4, 5, 6, 7, 12, 13, 14, 15)}};
+}
+#endif
+
 // ---- whole lanes, any alignment
 
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load(const T* p) {
     using L = Lanes<A>;
     L r;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, bf16> && std::is_same_v<A, double>) {
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < L::kParts; i += 2) {
+            const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * L::kWidth)),
+                          zero = _mm_setzero_si128();
+            r.part[i] =
+                convert_part<typename L::Part>(reinterpret_cast<VectorOf<float, 16>::type>(_mm_unpacklo_epi16(zero, raw)));
+            r.part[i + 1] =
+                convert_part<typename L::Part>(reinterpret_cast<VectorOf<float, 16>::type>(_mm_unpackhi_epi16(zero, raw)));
+        }
+        return r;
+    }
+#endif
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) {
         Raw<T, L::kWidth> raw;
@@ -113,11 +157,8 @@ FUSEDNORM_INLINE void store(T* p, const Lanes<A>& a) {
     using L = std::decay_t<decltype(value)>;
 #if defined(__AVX2__) && !defined(__AVX512F__)
     // Two registers become one at once.
-    if constexpr (std::is_same_v<T, bf16>) {
-        const __m256i pairs = _mm256_packus_epi32(reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(value.part[0])),
-                                                  reinterpret_cast<__m256i>(bfloat_bits<L::kWidth>(value.part[1])));
-        return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(pairs, 0xd8));
-    }
+    if constexpr (std::is_same_v<T, bf16>)
+        return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(bfloat_of_crossed(value), 0xd8));
 #endif
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < L::kParts; ++i) {
