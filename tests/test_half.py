@@ -53,6 +53,20 @@ def test_results_are_rounded_once(dtype, rng):
 
 
 @every_half
+@pytest.mark.parametrize("size", [1.0, 2.0**-16], ids=["normal", "subnormal in float16"])
+def test_one_value_between_two_neighbours(dtype, size):
+    """Just above the middle, where rounding to float32 first loses it, in each of sixteen lanes in turn."""
+    info = ml_dtypes.finfo(dtype)
+    step = 2.0 ** max(np.log2(size) - info.nmant, info.minexp - info.nmant)
+    x = np.full((40, 40), size)
+    np.fill_diagonal(x, size + step / 2 * (1 + 2.0**-40))
+    y = fn.batch_norm(x.reshape(1, 1, -1), np.zeros(1), np.ones(1), eps=0, dtype=dtype).reshape(x.shape)
+    want = np.full(x.shape, size)
+    np.fill_diagonal(want, size + step)
+    np.testing.assert_array_equal(y.astype(np.float64), want)
+
+
+@every_half
 def test_sums_beyond_the_range(dtype, rng):
     """70,000 times 60000: the sum is 4e9, where float16 ends at 65504; the variance of +-60000 is 3.6e9."""
     x = np.full((70_000, 2), 60000, dtype)

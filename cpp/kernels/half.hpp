@@ -10,13 +10,6 @@
 #define FUSEDNORM_SOFTWARE __attribute__((noinline))
 #endif
 
-// Rounding to odd takes few where a register holds four doubles or more.
-#if defined(__AVX2__)
-#define FUSEDNORM_ODD FUSEDNORM_INLINE
-#else
-#define FUSEDNORM_ODD __attribute__((noinline))
-#endif
-
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
@@ -117,9 +110,9 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& val
     return convert_part<Vector<uint16_t, N>>(bfloat_bits<N>(value));
 }
 
-// ---- double to half precision, by way of float rounded to odd: toward zero, with the last bit set where something was lost.
-// Rounding that to fewer bits is rounding once.
+// ---- double to half precision, by way of float
 
+// Rounded to odd: toward zero, with the last bit set where something was lost. Rounding that to fewer bits is rounding once.
 template <int N>
 FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value) {
 #if defined(__AVX512F__)
@@ -142,44 +135,47 @@ FUSEDNORM_SOFTWARE Vector<float, N> round_to_odd(const Vector<double, N>& value)
     return reinterpret_cast<Vector<float, N>>((reinterpret_cast<U>(nearest) + beyond) | (inexact & 1));
 }
 
-// The same of numbers in the range of normal floats, or 0, infinite or NaN, in a few operations on integers. tiny: gets bits
-// where a number is none of these.
-template <int N>
-FUSEDNORM_INLINE Vector<float, N> round_normal_to_odd(const Vector<double, N>& value, Vector<int64_t, N>& tiny) {
-    using I64 = Vector<int64_t, N>;
-    constexpr int64_t kLost = (int64_t{1} << 29) - 1, kLast = kLost + 1, kLeastNormal = int64_t{0x381} << 52;
-    const I64 bits = reinterpret_cast<I64>(value), size = bits & INT64_MAX;
-    tiny |= (size < kLeastNormal) & (size != 0);
-    const I64 odd = (bits & ~kLost) | ((bits & kLost) != 0 ? I64{} + kLast : I64{});
-    return convert_part<Vector<float, N>>(reinterpret_cast<Vector<double, N>>(odd));
-}
-
 template <class V, size_t... I>
 FUSEDNORM_INLINE auto joined(const V& a, const V& b, std::index_sequence<I...>) {
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 16)  // GCC 12 copies a first
+        return reinterpret_cast<VectorOf<float, 32>::type>(
+            _mm256_insertf128_ps(_mm256_castps128_ps256(reinterpret_cast<__m128>(a)), reinterpret_cast<__m128>(b), 1));
+#endif
     return __builtin_shufflevector(a, b, static_cast<int>(I)...);
 }
 
-// Sixteen at once.
-FUSEDNORM_ODD Lanes<float> rounded_to_odd(const Lanes<double>& a) {
-    constexpr int kWidth = Lanes<double>::kWidth, kParts = Lanes<double>::kParts;
-    Vector<float, kWidth> halves[kParts];
-    if constexpr (kBytes == 64) {
-        FUSEDNORM_LANES_UNROLL
-        for (int i = 0; i < kParts; ++i) halves[i] = round_to_odd<kWidth>(a.part[i]);
-    } else {
-        Vector<int64_t, kWidth> tiny{};
-        FUSEDNORM_LANES_UNROLL
-        for (int i = 0; i < kParts; ++i) halves[i] = round_normal_to_odd<kWidth>(a.part[i], tiny);
-        if (is_any(tiny)) {
-            FUSEDNORM_LANES_LOOP
-            for (int i = 0; i < kParts; ++i) halves[i] = round_to_odd<kWidth>(a.part[i]);
-        }
-    }
+template <class F>
+FUSEDNORM_INLINE Lanes<float> narrowed(const Lanes<double>& a, F narrow) {
     Lanes<float> r;
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < Lanes<float>::kParts; ++i)
-        r.part[i] = joined(halves[2 * i], halves[2 * i + 1], std::make_index_sequence<2 * kWidth>());
+        r.part[i] = joined(narrow(a.part[2 * i]), narrow(a.part[2 * i + 1]), std::make_index_sequence<Lanes<float>::kWidth>());
     return r;
+}
+
+// Lanes that rounding to T turns into the numbers nearest to a. The nearest floats are, unless one lies halfway between two
+// neighbours in T: it may have been rounded there.
+template <class T>
+FUSEDNORM_INLINE Lanes<float> roundable(const Lanes<double>& a) {
+    using Part = Lanes<double>::Part;
+    using I = VectorOf<int32_t, kBytes>::type;
+    constexpr int kWidth = Lanes<double>::kWidth;
+    const Lanes<float> nearest =
+        narrowed(a, [](const Part& part) __attribute__((always_inline)) { return convert_part<Vector<float, kWidth>>(part); });
+    I halfway{};
+    FUSEDNORM_LANES_UNROLL
+    for (int i = 0; i < Lanes<float>::kParts; ++i) {
+        const I bits = reinterpret_cast<I>(nearest.part[i]);
+        if constexpr (std::is_same_v<T, bf16>) {
+            halfway |= (bits & 0xffff) == 0x8000;
+        } else {  // or is not normal in T
+            const auto size = reinterpret_cast<Lanes<float>::Part>(bits & INT32_MAX);
+            halfway |= ((bits & 0x1fff) == 0x1000) | ((size < 0x1p-14f) & (size != 0.0f));
+        }
+    }
+    if (__builtin_expect(!is_any(halfway), 1)) return nearest;
+    return narrowed(a, [](const Part& part) __attribute__((always_inline)) { return round_to_odd<kWidth>(part); });
 }
 
 }  // namespace

@@ -169,12 +169,16 @@ FUSEDNORM_INLINE Mask<A> is_at_most(const Lanes<A>& a, const Lanes<A>& b) {
 // Whether any bit is on in a register.
 template <class V>
 FUSEDNORM_INLINE bool is_any(const V& bits) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64)
+        return _mm512_test_epi64_mask(reinterpret_cast<__m512i>(bits), reinterpret_cast<__m512i>(bits)) != 0;
+#elif defined(__AVX2__)
     if constexpr (sizeof(V) == 32)
         return _mm256_testz_si256(reinterpret_cast<__m256i>(bits), reinterpret_cast<__m256i>(bits)) == 0;
 #endif
+    const auto words = reinterpret_cast<typename VectorOf<int64_t, sizeof(V)>::type>(bits);
     int64_t all = 0;
-    for (size_t i = 0; i < sizeof(V) / sizeof all; ++i) all |= bits[i];
+    for (size_t i = 0; i < sizeof(V) / sizeof all; ++i) all |= words[i];
     return all != 0;
 }
 

@@ -82,7 +82,7 @@ FUSEDNORM_INLINE Raw<T, N> encode(const Vector<A, N>& value) {
 template <class T, class A>
 FUSEDNORM_INLINE decltype(auto) encodable(const Lanes<A>& a) {
     if constexpr (is_half<T> && std::is_same_v<A, double>) {
-        return rounded_to_odd(a);
+        return roundable<T>(a);
     } else {
         return (a);
     }
