@@ -30,6 +30,7 @@ public:
         stream = is_streamed(values * size_of(op.x_type) * 3);
         block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
         strip = std::clamp(kStripValues / cols, kLeastStrip, kMostStrip);
+        lanes = cols < kNarrow ? cols : whole_lanes(cols);
         const double* weight = static_cast<const double*>(op.weight);
         if (!gradient.exact && op.x_type != Type::f64 && std::all_of(weight, weight + channels, fits_float))
             weights.assign(weight, weight + channels);
@@ -37,24 +38,25 @@ public:
 
     void run() {
         const int64_t blocks = (rows + block - 1) / block;
-        Buffer<double> sums(2, blocks, channels);
+        Buffer<double> sums(2, blocks, groups, lanes);
         auto run_block = [&](int64_t item, int) {
-            double* mine = sums.at(2 * item * channels);
-            std::fill_n(mine, 2 * channels, 0.0);
+            double* mine = sums.at(2 * item * groups * lanes);
+            std::fill_n(mine, 2 * groups * lanes, 0.0);
             const int64_t end = std::min(rows, (item + 1) * block);
             for (int64_t row = item * block; row < end; row += strip)
-                for (int64_t g = 0; g < groups; ++g) run_strip(row, g, std::min(strip, end - row), mine + g * cols);
+                for (int64_t g = 0; g < groups; ++g) run_strip(row, g, std::min(strip, end - row), mine + g * lanes);
         };
         parallel_for(blocks, threads, run_block);
+        const int64_t runs = lanes > cols ? groups : 1, run = channels / runs, parts = (run + kColumns - 1) / kColumns;
         auto add_blocks = [&](int64_t item, int) {
-            const int64_t begin = item * kColumns, end = std::min(channels, begin + kColumns);
+            const int64_t g = item / parts, begin = item % parts * kColumns, end = std::min(run, begin + kColumns);
+            double *grad_weight = gradient.grad_weight + g * run, *grad_bias = gradient.grad_bias + g * run;
             for (int64_t b = 0; b < blocks; ++b) {
-                const double *to_weight = sums.at(2 * b * channels), *to_bias = to_weight + channels;
-                for (int64_t c = begin; c < end; ++c)
-                    gradient.grad_weight[c] += to_weight[c], gradient.grad_bias[c] += to_bias[c];
+                const double *to_weight = sums.at(2 * b * groups * lanes + g * lanes), *to_bias = to_weight + groups * lanes;
+                for (int64_t c = begin; c < end; ++c) grad_weight[c] += to_weight[c], grad_bias[c] += to_bias[c];
             }
         };
-        parallel_for((channels + kColumns - 1) / kColumns, threads, add_blocks);
+        parallel_for(runs * parts, threads, add_blocks);
     }
 
 private:
@@ -63,6 +65,8 @@ private:
     // Rows taken at once, so that x and grad of all of them are in the cache, and few loads of the columns' sums are needed.
     static constexpr int64_t kStripValues = 4096, kLeastStrip = 8, kMostStrip = 64;
     static constexpr int64_t kColumns = 256;
+    // Sums of fewer columns lie without gaps, and are taken apart for a strip: the kernel writes whole lanes.
+    static constexpr int64_t kNarrow = 16;
 
     const GradientOperation& gradient;
     const Operation& op;
@@ -70,8 +74,8 @@ private:
     const Kernels& k;
     int type, threads;
     bool stream;
-    int64_t cols, rows, groups = 1, channels, block, strip;
-    std::vector<float> weights;  // where float arithmetic is enough, and holds them
+    int64_t cols, rows, groups = 1, channels, block, strip, lanes;  // lanes: from a group's sums to the next one's
+    std::vector<float> weights;                                     // where float arithmetic is enough, and holds them
 
     // What the rows of a strip have.
     template <class A>
@@ -143,13 +147,19 @@ private:
                              wide.offset,
                              weight,
                              columns,
-                             columns + channels,
+                             columns + groups * lanes,
                              stream};
         if (fits) {
             tile.center = floats.center, tile.scale = floats.scale, tile.shift = floats.shift;
             tile.slope = floats.slope, tile.offset = floats.offset, tile.weight = weights.data() + group * cols;
         }
+        double few[2][kNarrow] = {};
+        if (cols < kNarrow) {
+            std::copy_n(tile.grad_weight, cols, few[0]), std::copy_n(tile.grad_bias, cols, few[1]);
+            tile.grad_weight = few[0], tile.grad_bias = few[1];
+        }
         k.row_gradients[type][fits ? 0 : 1](tile);
+        if (cols < kNarrow) std::copy_n(few[0], cols, columns), std::copy_n(few[1], cols, columns + groups * lanes);
     }
 };
 

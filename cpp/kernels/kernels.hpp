@@ -58,6 +58,8 @@ constexpr int64_t fold_of(int64_t cols) {
 }
 constexpr int64_t cols_scratch(int64_t cols) { return 3 * (cols + 16) + 6 * kFoldCols; }
 
+constexpr int64_t whole_lanes(int64_t n) { return (n + 15) / 16 * 16; }
+
 // x(rows, cols): every column is a statistic. scratch: cols_scratch(cols) doubles.
 struct ColsTile {
     const void* x;
@@ -168,7 +170,7 @@ struct RowGradientTile {
     void* y;
     int64_t rows, ld, cols;
     const void *center, *scale, *shift, *slope, *offset, *weight;
-    double *grad_weight, *grad_bias;
+    double *grad_weight, *grad_bias;  // whole_lanes(cols)
     bool stream;
 };
 

@@ -6,15 +6,19 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
+// Of up to sixteen rows: what follows the sums takes as long as a short row does.
 template <class T>
-void row_gradient_sums(const RowSumsTile& t) {
+FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, int64_t rows) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
-    for (int64_t r = 0; r < t.rows; ++r) {
-        const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
-        const Lanes<double> center = broadcast(t.center[r]);
-        double plain = 0, product = 0;
-        for (int64_t begin = 0; begin < t.cols; begin += kBlock) {
-            const int64_t end = t.cols - begin < kBlock ? t.cols : begin + kBlock;
+    Lanes<double> plain = broadcast(0.0), product = plain;
+    for (int64_t begin = 0; begin < t.cols; begin += kBlock) {
+        const int64_t end = t.cols - begin < kBlock ? t.cols : begin + kBlock;
+        Lanes<double>::Part all_plain[kLanes], all_product[kLanes];
+        for (int64_t i = rows; i < kLanes; ++i) all_plain[i] = all_product[i] = Lanes<double>::Part{};
+        for (int64_t i = 0; i < rows; ++i) {
+            const int64_t r = first + i;
+            const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
+            const Lanes<double> center = broadcast(t.center[r]);
             Lanes<double> sums = broadcast(0.0), products = sums;
             const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
                 sums += g;
@@ -27,11 +31,16 @@ void row_gradient_sums(const RowSumsTile& t) {
             }
             const int64_t n = end - c;
             if (n > 0) add(load_some<double>(grad + c, n) * load_some<double>(t.weight + c, n), load_some<double>(x + c, n));
-            plain += sum(sums);
-            product += sum(products);
+            all_plain[i] = folded(sums), all_product[i] = folded(products);
         }
-        t.plain[r] = plain, t.product[r] = product;
+        plain += sums_of(all_plain), product += sums_of(all_product);
     }
+    store_some(t.plain + first, plain, rows), store_some(t.product + first, product, rows);
+}
+
+template <class T>
+void row_gradient_sums(const RowSumsTile& t) {
+    for (int64_t r = 0; r < t.rows; r += kLanes) row_gradient_sums_of<T>(t, r, t.rows - r < kLanes ? t.rows - r : kLanes);
 }
 
 template <int First, class V, size_t... I>
@@ -55,9 +64,8 @@ FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
 constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
 
 // N rows from row r on, side by side: their columns' sums, which are double, are loaded and stored once for all of them.
-// From column `begin` on; returns the first that is left, which of several rows are fewer than sixteen.
 template <bool Stream, int N, class T, class A>
-FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, int64_t begin) {
+FUSEDNORM_INLINE void row_gradients_of(const RowGradientTile& t, int64_t r) {
     const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
     T* y = static_cast<T*>(t.y) + r * t.ld;
     const A* weights = static_cast<const A*>(t.weight);
@@ -71,9 +79,9 @@ FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, i
         center[i] = of_row(t.center), scale[i] = of_row(t.scale), shift[i] = of_row(t.shift);
         slope[i] = of_row(t.slope), offset[i] = of_row(t.offset);
     }
-    const auto column = [&](int64_t c, auto get, auto get_double, auto put, auto put_double) __attribute__((always_inline)) {
+    const auto column = [&](int64_t c, auto get, auto get_double, auto put) __attribute__((always_inline)) {
         const Lanes<A> weight = get(weights + c);
-        Lanes<double> to_weight = get_double(grad_weight + c), to_bias = get_double(grad_bias + c);
+        Lanes<double> to_weight = load<double>(grad_weight + c), to_bias = load<double>(grad_bias + c);
         Lanes<A> values[N];
         FUSEDNORM_LANES_UNROLL
         for (int i = 0; i < N; ++i) {
@@ -90,39 +98,35 @@ FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, i
         }
         FUSEDNORM_LANES_UNROLL
         for (int i = 0; i < N; ++i) put(y + i * ld + c, values[i]);
-        put_double(grad_weight + c, to_weight);
-        put_double(grad_bias + c, to_bias);
+        store(grad_weight + c, to_weight);
+        store(grad_bias + c, to_bias);
     };
-    int64_t c = begin;
+    int64_t c = 0;
     for (; c + kLanes <= cols; c += kLanes) {
         column(
             c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
-            [](const auto* p) __attribute__((always_inline)) { return load<double>(p); },
+            [](const T* p) __attribute__((always_inline)) { return load<double>(p); },
             [](T* to, const Lanes<A>& value) __attribute__((always_inline)) {
                 if constexpr (Stream) {
                     stream(to, value);
                 } else {
                     store(to, value);
                 }
-            },
-            [](double* p, const Lanes<double>& value) __attribute__((always_inline)) { store(p, value); });
+            });
     }
     const int64_t n = cols - c;
-    const auto put = [n](auto* p, const auto& value) __attribute__((always_inline)) { store_some(p, value, n); };
-    if (Stream || N > 1 || n == 0) return c;  // what is streamed has no rest
-    column(
-        c, [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); },
-        [n](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, n); }, put, put);
-    return cols;
+    if (Stream || n == 0) return;  // what is streamed has no rest
+    const auto some = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
+    const auto some_doubles = [n](const T* p) __attribute__((always_inline)) { return load_some<double>(p, n); };
+    const auto put_some = [n](T* p, const Lanes<A>& value) __attribute__((always_inline)) { store_some(p, value, n); };
+    column(c, some, some_doubles, put_some);
 }
 
 template <bool Stream, class T, class A>
 FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
-    for (int64_t r = 0, n, c; r < t.rows; r += n) {
-        n = t.rows - r < kRowsAtOnce ? 1 : kRowsAtOnce;
-        c = n == 1 ? 0 : row_gradients_of<Stream, kRowsAtOnce, T, A>(t, r, 0);
-        for (int64_t i = 0; i < n && c < t.cols; ++i) row_gradients_of<Stream, 1, T, A>(t, r + i, c);
-    }
+    int64_t r = 0;
+    for (; r + kRowsAtOnce <= t.rows; r += kRowsAtOnce) row_gradients_of<Stream, kRowsAtOnce, T, A>(t, r);
+    for (; r < t.rows; ++r) row_gradients_of<Stream, 1, T, A>(t, r);
 }
 
 template <class T, class A>
