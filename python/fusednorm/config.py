@@ -57,7 +57,8 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return the number of threads that a large call from here would use.
 
-    A limit set by threadpoolctl counts. In a child after ``os.fork`` it is 1.
+    A limit set by threadpoolctl counts, unless it is the number that OpenMP began with, which says nothing. In a child
+    after ``os.fork`` it is 1.
     """
     return _core.get_num_threads()
 
