@@ -112,6 +112,25 @@ private:
         return c;
     }
 
+    // Of each channel, for so many columns.
+    Coefficients spread(const Coefficients& c, char* memory) const {
+        const int64_t n_channels = op_channels(), n_all = n_channels * plan.spread;
+        Coefficients all{memory, memory + 8 * n_all, memory + 16 * n_all, c.wide};
+        const auto write = [&](const auto* from, auto* to) {
+            for (int64_t i = 0; i < n_channels; ++i, to += plan.spread) std::fill_n(to, plan.spread, from[i]);
+        };
+        const char* const from[] = {c.center, c.scale, c.shift};
+        char* const to[] = {all.center, all.scale, all.shift};
+        for (int i = 0; i < 3; ++i) {
+            if (c.wide) {
+                write(reinterpret_cast<const double*>(from[i]), reinterpret_cast<double*>(to[i]));
+            } else {
+                write(reinterpret_cast<const float*>(from[i]), reinterpret_cast<float*>(to[i]));
+            }
+        }
+        return all;
+    }
+
     // ---- normalize
 
     void normalize_pieces(const Offsets& unit, const Coefficients& c, int64_t begin, int64_t end, const Workspace& w) const {
@@ -150,8 +169,10 @@ private:
     // ---- the schedules
 
     void normalize_given() {
-        Buffer<char> memory(24, op_channels());
-        const Coefficients c = make_coefficients(op.moments, op_channels(), 0, 1, op_channels(), 1, memory.at(0));
+        const int64_t n_channels = op_channels();
+        Buffer<char> memory(24, n_channels), spread_memory(plan.spread > 1 ? 24 : 0, n_channels, plan.spread);
+        Coefficients c = make_coefficients(op.moments, n_channels, 0, 1, n_channels, 1, memory.at(0));
+        if (plan.spread > 1) c = spread(c, spread_memory.at(0));
         const int64_t pieces = plan.write.pieces(), items = parts_of(values, pieces, threads);
         Workspaces each = workspaces(0);
         auto body = [&](int64_t item, int slot) {

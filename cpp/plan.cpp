@@ -8,6 +8,8 @@ namespace fusednorm {
 namespace {
 
 constexpr int64_t kShortColumns = 16;
+// Columns that one channel becomes, and rows to come, so that writing the coefficients out is worth it.
+constexpr int64_t kMostSpread = 64, kLeastSpread = 8;
 
 // An axis along which nothing distinguishes the two ends is walked forwards.
 void flip_negative(Axes& axes, Offsets& origin) {
@@ -148,6 +150,24 @@ void cut_rows(const Operation& op, const Plan& plan, Tiling& t) {
     }
 }
 
+// A channel's few values, which follow each other as the channels do, become as many columns with its coefficients: rows of
+// fewer than sixteen values take as long as whole ones.
+void spread_channels(const Operation& op, Plan& plan) {
+    Tiling& t = plan.write;
+    if (plan.coefs != Coefs::rows || t.rows.n < 2 || t.block > 0 || t.pack_x || t.pack_y || t.pack_r) return;
+    const Axis c = t.rows.last();
+    const int64_t n = t.cols.size, all = c.size * n;
+    if (c.affine != 1 || n > kMostSpread || all > (n < kShortColumns ? kChunk : kPanel) ||
+        t.rows.size() < kLeastSpread * c.size)
+        return;
+    if (c.x != n || c.y != n || (op.r && c.r != n)) return;
+    t.rows.erase(t.rows.n - 1);
+    t.cols = {all, 1, 1, 0, 1, t.cols.r};
+    t.chunk = all;
+    plan.coefs = Coefs::cols;
+    plan.spread = n;
+}
+
 void cut_segments(Plan& plan) {
     const int64_t pieces = plan.read.pieces();
     plan.segment = std::max({kSegmentValues / plan.read.chunk, (pieces + kMaxSegments - 1) / kMaxSegments, int64_t{1}});
@@ -223,7 +243,10 @@ Plan make_plan(const Operation& op) {
     sort_by_memory(axes);
     tile(axes, op, plan, plan.write, plan.units);
     cut_rows(op, plan, plan.write);
-    if (op.given) return plan;
+    if (op.given) {
+        spread_channels(op, plan);
+        return plan;
+    }
     for (int i = 0; i < axes.n; ++i) axes[i].y = axes[i].r = 0;
     tile(axes, op, plan, plan.read, units_of_read);
     split_panels(plan);

@@ -31,6 +31,7 @@ struct Plan {
     Tiling read, write;   // for moments, as x alone has it, so that no bit depends on y's layout; for normalize
     int64_t per = 1;      // down: columns that share a statistic
     int64_t segment = 1;  // pieces of read whose moments are summed up in order before they are merged
+    int64_t spread = 1;   // given: columns of one channel, next to each other, where columns have coefficients
     int64_t repeats = 1;  // how often every value counts: the sizes of broadcast pooled axes, where nothing is written
 
     int64_t segments() const { return (read.pieces() + segment - 1) / segment; }

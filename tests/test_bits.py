@@ -142,6 +142,27 @@ def test_many_samples_of_small_groups(num_groups, layout, dtype, rng):
             assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
 
 
+@pytest.mark.parametrize("layout", ["C", "padded", "reversed", "same samples"])
+@pytest.mark.parametrize("weight", [1, 1e-42], ids=["", "beyond float32"])
+@pytest.mark.parametrize("dtype", [*cases.FLOATS, np.uint8, np.int64])
+def test_many_samples_of_small_planes(dtype, weight, layout, rng):
+    """A channel of few values becomes as many columns with its coefficients."""
+    for size in (2, 5, 15, 16, 17, 49, 64):
+        x = cases.LAYOUTS[layout](cases.draw(rng, (9, 13, size), dtype))
+        parameters = (rng.normal(0, 1, 13), np.full(13, 0.5), np.full(13, float(weight)), rng.normal(0, 1, 13))
+        wanted = np.float32 if dtype in (np.uint8, np.int64) else dtype
+        residual = rng.normal(0, 1, x.shape).astype(wanted)
+        for epilogue in ({}, {"residual": residual, "activation": "relu"}, {"residual": residual[:, :, ::-1]}):
+            together = fn.batch_norm(x, *parameters, dtype=wanted, **epilogue)
+            elsewhere = cases.stepped(np.zeros_like(together))
+            fn.batch_norm(x, *parameters, dtype=wanted, out=elsewhere, **epilogue)
+            assert cases.same_bits(elsewhere, together)
+            for i in (0, 8):
+                some = {k: v[i : i + 1] if k == "residual" else v for k, v in epilogue.items()}
+                alone = fn.batch_norm(x[i : i + 1], *parameters, dtype=wanted, **some)
+                assert cases.same_bits(alone, together[i : i + 1])
+
+
 @pytest.mark.parametrize("norm", cases.BY_SAMPLE)
 def test_sample_alone_beside_extreme_ones(norm, rng):
     """A row whose numbers do not fit float32 is computed in float64; its neighbours are not."""
