@@ -64,8 +64,9 @@ FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
 constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
 
 // N rows from row r on, side by side: their columns' sums, which are double, are loaded and stored once for all of them.
+// From column `begin` on; returns the first that is left, which of several rows are fewer than sixteen.
 template <bool Stream, int N, class T, class A>
-FUSEDNORM_INLINE void row_gradients_of(const RowGradientTile& t, int64_t r) {
+FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, int64_t begin) {
     const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
     T* y = static_cast<T*>(t.y) + r * t.ld;
     const A* weights = static_cast<const A*>(t.weight);
@@ -101,7 +102,7 @@ FUSEDNORM_INLINE void row_gradients_of(const RowGradientTile& t, int64_t r) {
         store(grad_weight + c, to_weight);
         store(grad_bias + c, to_bias);
     };
-    int64_t c = 0;
+    int64_t c = begin;
     for (; c + kLanes <= cols; c += kLanes) {
         column(
             c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
@@ -115,18 +116,28 @@ FUSEDNORM_INLINE void row_gradients_of(const RowGradientTile& t, int64_t r) {
             });
     }
     const int64_t n = cols - c;
-    if (Stream || n == 0) return;  // what is streamed has no rest
+    if (N > 1 || n == 0) return c;
     const auto some = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
     const auto some_doubles = [n](const T* p) __attribute__((always_inline)) { return load_some<double>(p, n); };
     const auto put_some = [n](T* p, const Lanes<A>& value) __attribute__((always_inline)) { store_some(p, value, n); };
     column(c, some, some_doubles, put_some);
+    return cols;
+}
+
+// Not inlined: both forms below would repeat it.
+template <class T, class A>
+__attribute__((noinline)) void row_gradient_rest(const RowGradientTile& t, int64_t r, int64_t begin) {
+    row_gradients_of<false, 1, T, A>(t, r, begin);
 }
 
 template <bool Stream, class T, class A>
 FUSEDNORM_INLINE void row_gradient_with(const RowGradientTile& t) {
     int64_t r = 0;
-    for (; r + kRowsAtOnce <= t.rows; r += kRowsAtOnce) row_gradients_of<Stream, kRowsAtOnce, T, A>(t, r);
-    for (; r < t.rows; ++r) row_gradients_of<Stream, 1, T, A>(t, r);
+    for (; r + kRowsAtOnce <= t.rows; r += kRowsAtOnce) {
+        const int64_t c = row_gradients_of<Stream, kRowsAtOnce, T, A>(t, r, 0);
+        for (int64_t i = 0; i < kRowsAtOnce && c < t.cols; ++i) row_gradient_rest<T, A>(t, r + i, c);
+    }
+    for (; r < t.rows; ++r) row_gradient_rest<T, A>(t, r, 0);
 }
 
 template <class T, class A>
