@@ -115,19 +115,12 @@ private:
     // Of each channel, for so many columns.
     Coefficients spread(const Coefficients& c, char* memory) const {
         const int64_t n_channels = op_channels(), n_all = n_channels * plan.spread;
-        Coefficients all{memory, memory + 8 * n_all, memory + 16 * n_all, c.wide};
-        const auto write = [&](const auto* from, auto* to) {
-            for (int64_t i = 0; i < n_channels; ++i, to += plan.spread) std::fill_n(to, plan.spread, from[i]);
+        const Coefficients all{memory, memory + 8 * n_all, memory + 16 * n_all, c.wide};
+        const auto repeat = k.copy[shift_of(c.wide ? Type::f64 : Type::f32)];
+        const auto write = [&](const char* from, char* to) {
+            repeat({from, to, n_channels, plan.spread, 1, 0, plan.spread, 1});
         };
-        const char* const from[] = {c.center, c.scale, c.shift};
-        char* const to[] = {all.center, all.scale, all.shift};
-        for (int i = 0; i < 3; ++i) {
-            if (c.wide) {
-                write(reinterpret_cast<const double*>(from[i]), reinterpret_cast<double*>(to[i]));
-            } else {
-                write(reinterpret_cast<const float*>(from[i]), reinterpret_cast<float*>(to[i]));
-            }
-        }
+        write(c.center, all.center), write(c.scale, all.scale), write(c.shift, all.shift);
         return all;
     }
 

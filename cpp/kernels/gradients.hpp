@@ -106,7 +106,7 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
 template <class T>
 void gradient_wide_cols(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* plain,
                         double* product, double* scratch) {
-    const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes, strip = strip_rows<T>(2 * cols, ld);
+    const int64_t padded = whole_lanes(cols), strip = strip_rows<T>(2 * cols, ld);
     double *sums = scratch, *products = scratch + padded;
     bool around_zero = kPlain<T>;
     for (int64_t c = 0; c < cols; ++c) around_zero &= center[c] == 0;

@@ -57,7 +57,7 @@ constexpr int64_t fold_of(int64_t cols) {
     return fold;
 }
 constexpr int64_t cols_scratch(int64_t cols) { return 3 * (cols + 16) + 6 * kFoldCols; }
-
+// n values, up to where lanes end.
 constexpr int64_t whole_lanes(int64_t n) { return (n + 15) / 16 * 16; }
 
 // x(rows, cols): every column is a statistic. scratch: cols_scratch(cols) doubles.

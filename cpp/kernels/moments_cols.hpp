@@ -93,7 +93,7 @@ FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, 
 // scratch: three arrays of cols rounded up to whole lanes.
 template <class T>
 void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
-    const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
+    const int64_t padded = whole_lanes(cols);
     double *center = scratch, *sums = center + padded, *squares = sums + padded;
     using Values = const Lanes<double>&;
     for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {

@@ -188,8 +188,8 @@ private:
     }
 };
 
-// rows(to): the loop over the rows of a tile. Only the narrow arithmetic has a form
-// that does not ask: in the other, and in the baseline, it would gain little, and the module is large already.
+// rows(to): the loop over the rows of a tile. Only the narrow arithmetic has a form that does not ask: in the other, and in the
+// baseline, it would gain little, and the module is large already.
 template <class Order, class F>
 FUSEDNORM_INLINE void choose_traffic(bool streams, int64_t cols, int64_t ahead, F rows) {
     if constexpr (kStreams) {
