@@ -6,6 +6,7 @@
 #include "backward.hpp"
 
 #include <cmath>
+#include <numeric>
 
 #include "backward_numbers.hpp"
 #include "backward_rows.hpp"
@@ -323,17 +324,34 @@ private:
     }
 };
 
+// With a weight for each value of a channel: so many are one channel's.
+void backward_spread(const GradientOperation& op, const Plan& plan) {
+    const int64_t channels = channels_of(op.of), all = channels * plan.spread;
+    Buffer<double> memory(3, all);
+    double *weight = memory.data(), *grad_weight = weight + all, *grad_bias = grad_weight + all;
+    for (int64_t c = 0; c < channels; ++c)
+        std::fill_n(weight + c * plan.spread, plan.spread, static_cast<const double*>(op.of.weight)[c]);
+    std::fill_n(grad_weight, 2 * all, 0.0);
+    GradientOperation each = op;
+    each.of.weight = weight, each.grad_weight = grad_weight, each.grad_bias = grad_bias;
+    backward_rows(each, plan);
+    for (int64_t c = 0; c < channels; ++c, grad_weight += plan.spread, grad_bias += plan.spread) {
+        op.grad_weight[c] = std::accumulate(grad_weight, grad_weight + plan.spread, 0.0);
+        op.grad_bias[c] = std::accumulate(grad_bias, grad_bias + plan.spread, 0.0);
+    }
+}
+
 }  // namespace
 
 bool is_readable(const Operation& op) {
-    const Plan plan = make_plan(op);
+    const Plan plan = make_plan(op, true);
     if (plan.read.pack_x || plan.write.pack_x) return false;
     return plan.coefs != Coefs::both || plan.read.rows.n == 0;
 }
 
 void backward(const GradientOperation& op) {
-    Plan plan = make_plan(op.of);
-    if (plan.coefs == Coefs::both) return backward_rows(op, plan);
+    Plan plan = make_plan(op.of, true);
+    if (plan.coefs == Coefs::both) return plan.spread == 1 ? backward_rows(op, plan) : backward_spread(op, plan);
     sort_units(plan);
     ChannelGradients(op, plan).run();
 }

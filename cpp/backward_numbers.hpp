@@ -4,21 +4,18 @@
 #include <cmath>
 #include <cstdint>
 
+#include "norm.hpp"
+
 namespace fusednorm {
 
-// Whether float holds the numbers that grad_x is made of. NaN, infinities and 0 give the same in any arithmetic.
-inline bool fits_float(double factor) {
-    const double size = std::fabs(factor);
-    return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
-}
-
-// Of what is subtracted from x: neither it nor the difference is near the end of float's range.
+// Whether float holds the other numbers that grad_x is made of (factors: fits_float).
+// What is subtracted from x: neither it nor the difference is near the end of float's range.
 inline bool fits_float_center(double center) {
     const double size = std::fabs(center);
     return !(size > 0x1p100 && size < HUGE_VAL);
 }
 
-// Of what is only added: a tiny one may round to 0.
+// What is only added: a tiny one may round to 0.
 inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126); }
 
 // What a difference that was lost is worth; nothing where its factor, or the difference, is not finite.

@@ -18,7 +18,12 @@ namespace {
 class Forward {
 public:
     explicit Forward(const Operation& operation)
-        : op(operation), plan(make_plan(op)), k(kernels()), tiles(op, plan, k), found(op, plan, k, tiles) {
+        : op(operation),
+          plan(make_plan(op, false)),
+          k(kernels()),
+          tiles(op, plan, k),
+          found(op, plan, k, tiles),
+          weights(weights_are_laid() ? 2 : 0, channels_of(op), plan.spread) {
         sort_units(plan);
         units = plan.units.size();
         runs = Runs(plan.units);
@@ -35,7 +40,7 @@ public:
             runs.join((packed ? kPackValues : kItemValues) / plan.count(), threads);
         }
         by_batch = one_row() || runs.batch > 1;
-        if (plan.coefs == Coefs::both && !op.rows_only && tiles.single) narrow_weights();
+        if (weights_are_laid()) lay_weights();
         tiles.ahead = ahead();
         channels = unit_channels * runs.batch;
     }
@@ -52,26 +57,28 @@ private:
     const Kernels& k;
     Tiles tiles;
     UnitMoments found;
+    Buffer<double> weights;
     bool down, by_batch;
-    std::vector<float> narrow;
     int threads;
     int64_t units, n, values, unit_channels, channels;
     Runs runs;
 
     // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
-    void narrow_weights() {
-        const int64_t n_channels = op_channels();
-        const auto *weight = static_cast<const double*>(op.weight), *bias = static_cast<const double*>(op.bias);
-        narrow.assign(weight, weight + n_channels);
-        narrow.insert(narrow.end(), bias, bias + n_channels);
-        tiles.row_weight = narrow.data(), tiles.row_bias = narrow.data() + n_channels;
+    bool weights_are_laid() const { return plan.coefs == Coefs::both && !op.rows_only; }
+    void lay_weights() {
+        const auto* weight = static_cast<const double*>(op.weight);
+        tiles.single = tiles.single && std::all_of(weight, weight + channels_of(op), fits_float);
+        tiles.single ? lay_weights<float>() : lay_weights<double>();
     }
-
-    int64_t op_channels() const {
-        int64_t product = 1;  // of a group axis and the one within groups
-        for (int i = 0; i < op.axes.n; ++i)
-            if (op.axes[i].affine != 0) product *= op.axes[i].size;
-        return product;
+    template <class A>
+    void lay_weights() {
+        const int64_t n_channels = channels_of(op), n_all = n_channels * plan.spread;
+        A *weight = reinterpret_cast<A*>(weights.data()), *bias = weight + n_all;
+        for (int64_t c = 0; c < n_channels; ++c) {
+            std::fill_n(weight + c * plan.spread, plan.spread, static_cast<A>(static_cast<const double*>(op.weight)[c]));
+            std::fill_n(bias + c * plan.spread, plan.spread, static_cast<A>(static_cast<const double*>(op.bias)[c]));
+        }
+        tiles.row_weight = weight, tiles.row_bias = bias;
     }
 
     // A statistic is one row of x and of y.
@@ -114,7 +121,7 @@ private:
 
     // Of each channel, for so many columns.
     Coefficients spread(const Coefficients& c, char* memory) const {
-        const int64_t n_channels = op_channels(), n_all = n_channels * plan.spread;
+        const int64_t n_channels = channels_of(op), n_all = n_channels * plan.spread;
         const Coefficients all{memory, memory + 8 * n_all, memory + 16 * n_all, c.wide};
         const auto repeat = k.copy[shift_of(c.wide ? Type::f64 : Type::f32)];
         const auto write = [&](const char* from, char* to) {
@@ -162,7 +169,7 @@ private:
     // ---- the schedules
 
     void normalize_given() {
-        const int64_t n_channels = op_channels();
+        const int64_t n_channels = channels_of(op);
         Buffer<char> memory(24, n_channels), spread_memory(plan.spread > 1 ? 24 : 0, n_channels, plan.spread);
         Coefficients c = make_coefficients(op.moments, n_channels, 0, 1, n_channels, 1, memory.at(0));
         if (plan.spread > 1) c = spread(c, spread_memory.at(0));

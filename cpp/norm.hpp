@@ -1,5 +1,6 @@
 // The operator: what a norm is, as data, and the C++ API. Every norm is moments, then normalize, on one view.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/kernels.hpp"
@@ -51,6 +52,12 @@ constexpr bool in_float(Type x, Type y, bool has_epilogue) {
 }
 inline bool in_float(const Operation& op) {
     return in_float(op.x_type, op.y_type, op.r != nullptr || op.activation != Activation::none);
+}
+
+// Whether float holds a factor. NaN, infinities and 0 give the same in any arithmetic.
+inline bool fits_float(double factor) {
+    const double size = std::fabs(factor);
+    return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
 }
 
 // The type of weight and bias of an operation with rows_only.

@@ -31,7 +31,9 @@ struct Plan {
     Tiling read, write;   // for moments, as x alone has it, so that no bit depends on y's layout; for normalize
     int64_t per = 1;      // down: columns that share a statistic
     int64_t segment = 1;  // pieces of read whose moments are summed up in order before they are merged
-    int64_t spread = 1;   // given: columns of one channel, next to each other, where columns have coefficients
+    // Columns of one channel, next to each other, where columns have coefficients (given) or weights: so often they are written
+    // out, and steps among the channels count them.
+    int64_t spread = 1;
     int64_t repeats = 1;  // how often every value counts: the sizes of broadcast pooled axes, where nothing is written
 
     int64_t segments() const { return (read.pieces() + segment - 1) / segment; }
@@ -56,7 +58,10 @@ struct Piece {
     Axis row;  // the step from row to row
 };
 
-Plan make_plan(const Operation& op);
+Plan make_plan(const Operation& op, bool is_gradient);
+
+// How many channels there are.
+int64_t channels_of(const Operation& op);
 
 // Whether a run of units along their last axis may be taken at once: each is one tile, and their channels are the same ones, or
 // lie next to each other.

@@ -142,6 +142,28 @@ def test_many_samples_of_small_groups(num_groups, layout, dtype, rng):
             assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
 
 
+@pytest.mark.parametrize("layout", ["C", "channels-last", "rotated", "reversed last", "same samples"])
+@pytest.mark.parametrize("weight", [1, 1e-42, 1e39], ids=["", "too small for float32", "too large"])
+@pytest.mark.parametrize("dtype", [*cases.FLOATS, np.uint8, np.int64])
+def test_small_groups_go_anywhere(dtype, weight, layout, rng):
+    """Their values get weights of their own, wherever results and residuals lie."""
+    wanted = np.float32 if dtype in (np.uint8, np.int64) else dtype
+    for shape, num_groups in (((9, 12, 2, 3), 3), ((5, 12, 15), 1), ((2, 96, 3, 3), 6), ((3, 64, 4, 4), 2)):
+        x = cases.LAYOUTS[layout](cases.draw(rng, shape, dtype))
+        call = cases.make_call("group", x, rng, num_groups=num_groups)
+        # The result fits, whatever the weight does.
+        call = replace(call, weight=np.full(shape[1], float(weight)), eps=4e75 if weight > 1 else call.eps)
+        residual = rng.normal(0, 1, shape).astype(wanted)
+        for epilogue in ({}, {"residual": residual, "activation": "relu"}, {"residual": cases.channels_last(residual)}):
+            together = call.run(x, dtype=wanted, **epilogue)
+            if not epilogue:
+                call.reference(x, wanted).check(together)
+            for lay in (cases.stepped, cases.channels_last, cases.reversed_all):
+                elsewhere = lay(np.zeros_like(together))
+                call.run(x, dtype=wanted, out=elsewhere, **epilogue)
+                assert cases.same_bits(elsewhere, together)
+
+
 @pytest.mark.parametrize("layout", ["C", "padded", "reversed", "same samples"])
 @pytest.mark.parametrize("weight", [1, 1e-42], ids=["", "beyond float32"])
 @pytest.mark.parametrize("dtype", [*cases.FLOATS, np.uint8, np.int64])
