@@ -129,12 +129,15 @@ void gradient_wide_cols(const T* grad, const T* x, int64_t rows, int64_t ld, int
 template <class T>
 void gradient_sums_cols(const GradientColsTile& t) {
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
-    const int64_t cols = t.cols, fold = t.ld == cols ? fold_of(cols) : 1, wide = fold * cols, rows = t.rows / fold;
-    if (fold > 1 && rows > 0) {
+    const int64_t cols = t.cols, fold = fold_of(t.rows, t.ld, cols), wide = fold * cols, rows = t.rows / fold;
+    if (fold > 1) {
         double *center = t.scratch, *plain = center + wide, *product = plain + wide;
-        for (int64_t c = 0; c < wide; ++c) center[c] = t.center[c % cols], plain[c] = product[c] = 0;
+        for (int64_t c = 0; c < wide; c += cols)
+            __builtin_memcpy(center + c, t.center, static_cast<size_t>(cols) * sizeof(double));
+        for (int64_t c = 0; c < wide; ++c) plain[c] = product[c] = 0;
         gradient_wide_cols(grad, x, rows, wide, wide, center, plain, product, product + wide);
-        for (int64_t c = 0; c < wide; ++c) t.plain[c % cols] += plain[c], t.product[c % cols] += product[c];
+        for (int64_t part = 0; part < wide; part += cols)
+            for (int64_t c = 0; c < cols; ++c) t.plain[c] += plain[part + c], t.product[c] += product[part + c];
     }
     const int64_t done = fold > 1 ? rows * fold : 0;
     if (done < t.rows)

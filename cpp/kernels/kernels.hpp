@@ -56,6 +56,10 @@ constexpr int64_t fold_of(int64_t cols) {
     while (fold * cols % 16 != 0 || fold * cols < 48) fold *= 2;
     return fold;
 }
+// Of rows whose columns are summed.
+constexpr int64_t fold_of(int64_t rows, int64_t ld, int64_t cols) {
+    return ld == cols && rows >= kFoldRows ? fold_of(cols) : 1;
+}
 constexpr int64_t cols_scratch(int64_t cols) { return 3 * (cols + 16) + 6 * kFoldCols; }
 // n values, up to where lanes end.
 constexpr int64_t whole_lanes(int64_t n) { return (n + 15) / 16 * 16; }

@@ -135,8 +135,8 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
 template <class T>
 void moments_cols(const ColsTile& t, Moments out) {
     const T* x = static_cast<const T*>(t.x);
-    const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, folded_rows = t.rows / fold;
-    if (fold == 1 || folded_rows == 0) return moments_wide_cols<T>(x, t.rows, t.ld, t.cols, t.scratch, out);
+    const int64_t fold = fold_of(t.rows, t.ld, t.cols), folded_rows = t.rows / fold;
+    if (fold == 1) return moments_wide_cols<T>(x, t.rows, t.ld, t.cols, t.scratch, out);
     const int64_t wide = fold * t.cols, left = t.rows - folded_rows * fold;
     Moments parts{t.scratch, t.scratch + wide, t.scratch + 2 * wide};
     double* scratch = t.scratch + 3 * wide;
