@@ -346,7 +346,7 @@ void backward_spread(const GradientOperation& op, const Plan& plan) {
 bool is_readable(const Operation& op) {
     const Plan plan = make_plan(op, true);
     if (plan.read.pack_x || plan.write.pack_x) return false;
-    return plan.coefs != Coefs::both || plan.read.rows.n == 0;
+    return plan.coefs != Coefs::both || plan.read.rows.n == 0 || last_of(plan.read.rows).affine == 0;
 }
 
 void backward(const GradientOperation& op) {

@@ -1,4 +1,5 @@
-// Gradients where statistics are rows: a column of x(rows, channels) has a weight, and takes in sums over the rows.
+// Gradients where statistics are rows, or a few that follow each other: a column of x(rows, channels) has a weight, and takes
+// in sums over the rows.
 #include "backward_rows.hpp"
 
 #include <algorithm>
@@ -24,12 +25,12 @@ public:
           cols(plan.read.cols.size) {
         for (int i = 0; i < plan.units.n; ++i)
             if (plan.units[i].affine != 0) groups *= plan.units[i].size;
-        rows = plan.units.size() / groups, channels = groups * cols;
+        per = plan.read.rows.size(), rows = plan.units.size() / groups * per, channels = groups * cols;
         const int64_t values = rows * channels;
         threads = values < kSerialFound ? 1 : get_num_threads();
         stream = is_streamed(values * size_of(op.x_type) * 3);
-        block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
-        strip = std::clamp(kStripValues / cols, kLeastStrip, kMostStrip);
+        block = whole_statistics(std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks));
+        strip = std::min(whole_statistics(std::clamp(kStripValues / cols, kLeastStrip, kMostStrip)), kMostStrip / per * per);
         lanes = cols < kNarrow ? cols : whole_lanes(cols);
         const double* weight = static_cast<const double*>(op.weight);
         if (!gradient.exact && op.x_type != Type::f64 && std::all_of(weight, weight + channels, fits_float))
@@ -63,7 +64,7 @@ private:
     // Rows whose columns' sums are one partial sum: a part of the result's definition, as the blocks of the moments are.
     static constexpr int64_t kLeastRows = 32, kMostBlocks = 64;
     // Rows taken at once, so that x and grad of all of them are in the cache, and few loads of the columns' sums are needed.
-    static constexpr int64_t kStripValues = 4096, kLeastStrip = 8, kMostStrip = 64;
+    static constexpr int64_t kStripValues = 4096, kLeastStrip = 8, kMostStrip = kMostRows;
     static constexpr int64_t kColumns = 256;
     // Sums of fewer columns lie without gaps, and are taken apart for a strip: the kernel writes whole lanes.
     static constexpr int64_t kNarrow = 16;
@@ -75,6 +76,7 @@ private:
     int type, threads;
     bool stream;
     int64_t cols, rows, groups = 1, channels, block, strip, lanes;  // lanes: from a group's sums to the next one's
+    int64_t per;                                                    // rows of a statistic
     std::vector<float> weights;                                     // where float arithmetic is enough, and holds them
 
     // What the rows of a strip have.
@@ -83,22 +85,28 @@ private:
         A center[kMostStrip], scale[kMostStrip], shift[kMostStrip], slope[kMostStrip], offset[kMostStrip];
     };
 
+    int64_t whole_statistics(int64_t n) const { return (n + per - 1) / per * per; }
+
     void set_statistics(int64_t row, int64_t group, int64_t n, Rows<double>& to) const {
-        if (gradient.rstd) {
-            for (int64_t i = 0; i < n; ++i) {
-                const int64_t stat = place(plan.units, plan.origin, (row + i) * groups + group).stat;
-                to.center[i] = gradient.mean ? gradient.mean[stat] : 0, to.scale[i] = gradient.rstd[stat], to.shift[i] = 0;
-            }
-            return;
+        double mean[kMostStrip], low[kMostStrip], m2[kMostStrip];
+        if (!gradient.rstd) {
+            const void* x = at(op.x, row * channels + group * cols, op.x_type);
+            k.moments_rows[type][op.centered]({x, n / per, per * channels, per, channels, cols}, {mean, low, m2});
         }
-        double low[kMostStrip], m2[kMostStrip];
-        const void* x = at(op.x, row * channels + group * cols, op.x_type);
-        k.moments_rows[type][op.centered]({x, n, channels, 1, 0, cols}, {to.center, low, m2});
-        for (int64_t i = 0; i < n; ++i) {
-            to.scale[i] = 1 / std::sqrt(m2[i] / static_cast<double>(cols) + op.eps);
-            to.shift[i] = -low[i] * to.scale[i];
+        for (int64_t i = 0; i < n; i += per) {
+            double center, scale, shift = 0;
+            if (gradient.rstd) {
+                const int64_t stat = place(plan.units, plan.origin, divided(row + i, per) * groups + group).stat;
+                center = gradient.mean ? gradient.mean[stat] : 0, scale = gradient.rstd[stat];
+            } else {
+                const int64_t s = divided(i, per);
+                center = mean[s], scale = 1 / std::sqrt(m2[s] / count() + op.eps), shift = -low[s] * scale;
+            }
+            for (int64_t r = i; r < i + per; ++r) to.center[r] = center, to.scale[r] = scale, to.shift[r] = shift;
         }
     }
+    // Values of a statistic.
+    double count() const { return static_cast<double>(cols * per); }
 
     bool narrow(const Rows<double>& rows_of, int64_t n, Rows<float>& to) const {
         bool fits = true;
@@ -122,16 +130,17 @@ private:
         const void *grad = at(gradient.grad, offset, op.x_type), *x = at(op.x, offset, op.x_type);
         const double* weight = static_cast<const double*>(op.weight) + group * cols;
         k.row_gradient_sums[type]({grad, x, n, channels, cols, wide.center, weight, plain, product});
-        for (int64_t i = 0; i < n; ++i) {
-            const double mean = op.centered ? plain[i] / static_cast<double>(cols) : 0;
-            const double mean_xhat =
-                (product[i] * wide.scale[i] + correction(plain[i], wide.shift[i])) / static_cast<double>(cols);
-            wide.offset[i] = -mean * wide.scale[i], wide.slope[i] = -mean_xhat * wide.scale[i];
+        for (int64_t i = 0; i < n; i += per) {
+            for (int64_t r = i + 1; r < i + per; ++r) plain[i] += plain[r], product[i] += product[r];
+            const double mean = op.centered ? plain[i] / count() : 0;
+            const double mean_xhat = (product[i] * wide.scale[i] + correction(plain[i], wide.shift[i])) / count();
+            std::fill_n(wide.offset + i, per, -mean * wide.scale[i]),
+                std::fill_n(wide.slope + i, per, -mean_xhat * wide.scale[i]);
         }
         const bool fits = !weights.empty() && narrow(wide, n, floats);
-        // A row's bits do not depend on its neighbours: where one does not fit, each is taken alone.
-        if (!fits && !weights.empty() && n > 1) {
-            for (int64_t i = 0; i < n; ++i) run_strip(row + i, group, 1, columns);
+        // A statistic's bits do not depend on its neighbours: where one does not fit, each is taken alone.
+        if (!fits && !weights.empty() && n > per) {
+            for (int64_t i = 0; i < n; i += per) run_strip(row + i, group, per, columns);
             return;
         }
         RowGradientTile tile{grad,

@@ -86,18 +86,29 @@ int columns_of_given(Axes& axes, Plan& plan) {
     return cols;
 }
 
-// Whether a channels-last statistic of several channels takes less time as rows whose columns have weights of their own than as
-// columns whose moments are pooled. In nanoseconds a sample (Zen 3): 6 a row, or 20 of fewer than sixteen columns, and the
-// weights' loads; 650, and 8 a channel. Up to 15 times as fast, (64,16,2,2) in one group.
-bool are_few_rows(const Axes& axes) {
+// Nanoseconds (Zen 3) of a channels-last sample whose statistics are of several channels. As rows, whose columns have weights
+// of their own: for each row, or row of fewer than sixteen columns, and so many values in one. As columns, whose moments are
+// pooled: for each sample, and channel.
+struct Costs {
+    int64_t row, short_row, values, sample, channel;
+};
+constexpr Costs kForwardCosts{6, 20, 32, 650, 8}, kGradientCosts{16, 40, 3, 250, 11};
+
+// Whether rows take less: up to 15 times as fast, (64,16,2,2) in one group. Gradients take rows that follow each other, those
+// of one statistic behind another's.
+bool are_few_rows(const Axes& axes, bool is_gradient) {
     const Axis c = axes.last();
     if (!is_pooled(c) || c.affine != 1) return false;
-    int64_t rows = 1, groups = 1;
+    int64_t rows = 1, groups = 1, step = 0;
     for (int i = 0; i < axes.n; ++i) {
-        if (is_pooled(axes[i]) && axes[i].affine == 0) rows *= axes[i].size;
+        if (is_pooled(axes[i]) && axes[i].affine == 0) rows *= axes[i].size, step += axes[i].x;
         if (!is_pooled(axes[i]) && axes[i].affine != 0) groups *= axes[i].size;
     }
-    return rows * groups * ((c.size < kShortColumns ? 20 : 6) + c.size / 32) <= 650 + 8 * groups * c.size;
+    const int64_t channels = groups * c.size;
+    if (is_gradient && (rows > kMostRows || step != channels)) return false;
+    const Costs& of = is_gradient ? kGradientCosts : kForwardCosts;
+    const int64_t each = c.size < kShortColumns ? of.short_row : of.row;
+    return rows * groups * each + rows * channels / of.values <= of.sample + of.channel * channels;
 }
 
 // The index of the axis that becomes the columns, or -1: every statistic is of a single value.
@@ -112,7 +123,7 @@ int choose_columns(Axes& axes, const Operation& op, Plan& plan, bool is_gradient
         if (axes[i].affine == 1) channel = i;
     }
     // One value per channel and statistic: a statistic is a row, and its columns have weights of their own.
-    if (op.rows_only || plan.spread > 1 || (plain < 0 && channel >= 0) || (!is_gradient && are_few_rows(axes))) {
+    if (op.rows_only || plan.spread > 1 || (plain < 0 && channel >= 0) || are_few_rows(axes, is_gradient)) {
         plan.coefs = Coefs::both;
         return channel;
     }

@@ -45,6 +45,7 @@ struct Plan {
 
 constexpr int64_t kChunk = 8192;        // values of a row that one kernel call takes
 constexpr int64_t kPanel = 2048;        // columns of a unit, where columns are independent statistics
+constexpr int64_t kMostRows = 64;       // of one statistic, where gradients take statistics as rows
 constexpr int64_t kPackValues = 8192;   // values packed at once: 64 KiB of doubles, half of a small second-level cache
 constexpr int64_t kBlockValues = 2048;  // values of a piece of kBlockLast rows at most, where x and y lie differently
 constexpr int64_t kBlockLast = 32;

@@ -200,6 +200,22 @@ def test_sample_alone_beside_extreme_ones(norm, rng):
             assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
 
 
+@pytest.mark.parametrize("layout", ["C", "channels-last", "padded"])
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("shape", [(9, 12, 2, 3), (70, 12, 5), (40, 64, 3, 3)])
+def test_gradients_of_small_groups_beside_extreme_ones(shape, num_groups, layout, rng):
+    """Samples whose numbers do not fit float32 are computed in float64; their neighbours are not."""
+    values, grad = cases.draw(rng, shape), rng.normal(0, 1, shape).astype(np.float32)
+    call = cases.make_call("group", values, rng, num_groups=num_groups)
+    plain = call.backward(grad, cases.LAYOUTS[layout](values))[0]
+    values[3] *= np.float32(1e37)
+    values[5] *= np.float32(1e-40)
+    x = cases.LAYOUTS[layout](values)
+    got = call.backward(grad, x)
+    gradient_cases.expected(call, grad, x)[0].check(got[0])
+    assert cases.same_bits(np.delete(got[0], (3, 5), 0), np.delete(plain, (3, 5), 0))
+
+
 @pytest.mark.parametrize("norm", ["batch", "group", "instance"])
 @pytest.mark.parametrize("layout", ["C", "padded", "stepped", "reversed"])
 @pytest.mark.parametrize("extreme", [False, True])
