@@ -12,8 +12,19 @@ import cases
 import fusednorm as fn
 import numpy as np
 
-# Over and under the sizes of blocks, rows, panels and threads' shares; channels that leave every lane empty or full.
-SHAPES = [(3, 6, 5), (2, 48, 33, 31), (300, 6, 7), (1, 2, 70_001), (9, 2052), (3, 64, 20, 20), (12_000, 6), (2, 4, 5001)]
+# Over and under the sizes of blocks, rows, panels and threads' shares; channels that leave every lane empty or full; groups of
+# few rows, whose planes have few values.
+SHAPES = [
+    (3, 6, 5),
+    (2, 48, 33, 31),
+    (300, 6, 7),
+    (1, 2, 70_001),
+    (9, 2052),
+    (3, 64, 20, 20),
+    (12_000, 6),
+    (2, 4, 5001),
+    (40, 64, 3, 3),
+]
 LAYOUTS = ("C", "channels-last", "padded", "stepped", "reversed")
 ACTIVATIONS = ("relu", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardswish", "leaky_relu")
 
