@@ -75,9 +75,10 @@ private:
     const Kernels& k;
     int type, threads;
     bool stream;
-    int64_t cols, rows, groups = 1, channels, block, strip, lanes;  // lanes: from a group's sums to the next one's
-    int64_t per;                                                    // rows of a statistic
-    std::vector<float> weights;                                     // where float arithmetic is enough, and holds them
+    int64_t cols, rows, groups = 1, channels, block, strip;
+    int64_t lanes;               // from a group's sums to the next one's
+    int64_t per;                 // rows of a statistic
+    std::vector<float> weights;  // where float arithmetic is enough, and holds them
 
     // What the rows of a strip have.
     template <class A>
@@ -134,8 +135,8 @@ private:
             for (int64_t r = i + 1; r < i + per; ++r) plain[i] += plain[r], product[i] += product[r];
             const double mean = op.centered ? plain[i] / count() : 0;
             const double mean_xhat = (product[i] * wide.scale[i] + correction(plain[i], wide.shift[i])) / count();
-            std::fill_n(wide.offset + i, per, -mean * wide.scale[i]),
-                std::fill_n(wide.slope + i, per, -mean_xhat * wide.scale[i]);
+            std::fill_n(wide.offset + i, per, -mean * wide.scale[i]);
+            std::fill_n(wide.slope + i, per, -mean_xhat * wide.scale[i]);
         }
         const bool fits = !weights.empty() && narrow(wide, n, floats);
         // A statistic's bits do not depend on its neighbours: where one does not fit, each is taken alone.
