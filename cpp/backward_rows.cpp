@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "backward_numbers.hpp"
@@ -88,23 +89,32 @@ private:
 
     int64_t whole_statistics(int64_t n) const { return (n + per - 1) / per * per; }
 
-    void set_statistics(int64_t row, int64_t group, int64_t n, Rows<double>& to) const {
-        double mean[kMostStrip], low[kMostStrip], m2[kMostStrip];
-        if (!gradient.rstd) {
-            const void* x = at(op.x, row * channels + group * cols, op.x_type);
-            k.moments_rows[type][op.centered]({x, n / per, per * channels, per, channels, cols}, {mean, low, m2});
-        }
-        for (int64_t i = 0; i < n; i += per) {
-            double center, scale, shift = 0;
-            if (gradient.rstd) {
-                const int64_t stat = place(plan.units, plan.origin, divided(row + i, per) * groups + group).stat;
-                center = gradient.mean ? gradient.mean[stat] : 0, scale = gradient.rstd[stat];
-            } else {
-                const int64_t s = divided(i, per);
-                center = mean[s], scale = 1 / std::sqrt(m2[s] / count() + op.eps), shift = -low[s] * scale;
+    // Of `stats` statistics, the first of which begins with this row.
+    void set_statistics(int64_t row, int64_t group, int64_t stats, Rows<double>& to) const {
+        if (gradient.rstd) {
+            for (int64_t s = 0; s < stats; ++s) {
+                const int64_t stat = place(plan.units, plan.origin, (divided(row, per) + s) * groups + group).stat;
+                to.center[s] = gradient.mean ? gradient.mean[stat] : 0, to.scale[s] = gradient.rstd[stat], to.shift[s] = 0;
             }
-            for (int64_t r = i; r < i + per; ++r) to.center[r] = center, to.scale[r] = scale, to.shift[r] = shift;
+            return;
         }
+        double low[kMostStrip], m2[kMostStrip];
+        const void* x = at(op.x, row * channels + group * cols, op.x_type);
+        k.moments_rows[type][op.centered]({x, stats, per * channels, per, channels, cols}, {to.center, low, m2});
+        for (int64_t s = 0; s < stats; ++s) {
+            to.scale[s] = 1 / std::sqrt(m2[s] / count() + op.eps);
+            to.shift[s] = -low[s] * to.scale[s];
+        }
+    }
+
+    // What statistics have, to each of their rows.
+    void spread(double* values, int64_t stats) const {
+        for (int64_t s = stats - 1; s >= 0 && per > 1; --s) std::fill_n(values + s * per, per, double{values[s]});
+    }
+    // And what rows have, added up.
+    void add_rows(double* values, int64_t stats) const {
+        for (int64_t s = 0; s < stats && per > 1; ++s)
+            values[s] = std::accumulate(values + s * per + 1, values + (s + 1) * per, values[s * per]);
     }
     // Values of a statistic.
     double count() const { return static_cast<double>(cols * per); }
@@ -126,18 +136,20 @@ private:
         Rows<double> wide;
         Rows<float> floats;
         double plain[kMostStrip], product[kMostStrip];
-        set_statistics(row, group, n, wide);
+        const int64_t stats = divided(n, per);
+        set_statistics(row, group, stats, wide);
+        for (double* each : {wide.center, wide.scale, wide.shift}) spread(each, stats);
         const int64_t offset = row * channels + group * cols;
         const void *grad = at(gradient.grad, offset, op.x_type), *x = at(op.x, offset, op.x_type);
         const double* weight = static_cast<const double*>(op.weight) + group * cols;
         k.row_gradient_sums[type]({grad, x, n, channels, cols, wide.center, weight, plain, product});
-        for (int64_t i = 0; i < n; i += per) {
-            for (int64_t r = i + 1; r < i + per; ++r) plain[i] += plain[r], product[i] += product[r];
-            const double mean = op.centered ? plain[i] / count() : 0;
-            const double mean_xhat = (product[i] * wide.scale[i] + correction(plain[i], wide.shift[i])) / count();
-            std::fill_n(wide.offset + i, per, -mean * wide.scale[i]);
-            std::fill_n(wide.slope + i, per, -mean_xhat * wide.scale[i]);
+        add_rows(plain, stats), add_rows(product, stats);
+        for (int64_t s = 0; s < stats; ++s) {
+            const double scale = wide.scale[s * per], mean = op.centered ? plain[s] / count() : 0;
+            const double mean_xhat = (product[s] * scale + correction(plain[s], wide.shift[s * per])) / count();
+            wide.offset[s] = -mean * scale, wide.slope[s] = -mean_xhat * scale;
         }
+        spread(wide.offset, stats), spread(wide.slope, stats);
         const bool fits = !weights.empty() && narrow(wide, n, floats);
         // A statistic's bits do not depend on its neighbours: where one does not fit, each is taken alone.
         if (!fits && !weights.empty() && n > per) {
