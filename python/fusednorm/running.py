@@ -59,10 +59,13 @@ class RunningMoments(Guarded):
     array([  1., 100.])
     """
 
+    _states: Floats = np.zeros((0, STATE_VALUES))  # until the first batch
+
     def __init__(self, channel_axis: SupportsIndex | None = 1) -> None:
         where, expected = "RunningMoments: channel_axis", "an integer or None"
         self._channel_axis = None if channel_axis is None else integer(where, channel_axis, expected)
-        self._states = np.zeros((1 if channel_axis is None else 0, STATE_VALUES))
+        if channel_axis is None:
+            self._states = np.zeros((1, STATE_VALUES))
         self._masked = False
         self._add_lock()
 
@@ -127,16 +130,16 @@ class RunningMoments(Guarded):
 
     def _add(self, states: Floats, masked: bool, method: str, argument: str) -> RunningMoments:
         """Merge states that are nobody else's."""
-        channels = len(states)
         with self._lock:
-            own = self._states.shape[0]  # no call from here to the assignment: a signal's handler may update between calls
-            if channels != 0 and own not in (0, channels):
-                raise ValueError(f"RunningMoments.{method}: {argument}: expected {own} channels, got {channels}")
-            if own == 0:
-                self._states = states
-            elif channels != 0:
-                _core.merge(self._states, states)
-            self._masked |= masked
+            if len(states) != 0:
+                # In one step, since a signal's handler may update between any two.
+                own = self.__dict__.setdefault("_states", states)
+                if len(own) != len(states):
+                    raise ValueError(f"RunningMoments.{method}: {argument}: expected {len(own)} channels, got {len(states)}")
+                if own is not states:
+                    _core.merge(own, states)
+            if masked:
+                self._masked = True
         return self
 
     # ---- reading
@@ -225,7 +228,11 @@ class RunningMoments(Guarded):
         if (states[:, 4] < 0).any():
             raise ValueError("RunningMoments: m2: expected numbers >= 0, got others")
         with self._lock:
-            self._states, self._masked = states, bool(masked)
+            if len(states) != 0:
+                self._states = states
+            else:
+                self.__dict__.pop("_states", None)
+            self._masked = bool(masked)
         return self
 
     def state_dict(self) -> dict[str, Array]:
