@@ -22,7 +22,7 @@ constexpr int64_t kLeastChosen = 256, kLeastRowsChosen = 64;
 
 // sum += a * a
 template <bool Plain>
-FUSEDNORM_INLINE void add_square(Lanes<double>& sum, const Lanes<double>& a) {
+FUSEDNORM_INLINE void add_square(Doubles& sum, const Doubles& a) {
     if constexpr (Plain) {
         add_exact_product(sum, a, a);
     } else {

@@ -13,8 +13,7 @@ namespace {
 
 // products += g * (x - k)
 template <bool Plain>
-FUSEDNORM_INLINE void add_product(Lanes<double>& products, const Lanes<double>& g, const Lanes<double>& x,
-                                  const Lanes<double>& k) {
+FUSEDNORM_INLINE void add_product(Doubles& products, const Doubles& g, const Doubles& x, const Doubles& k) {
     if constexpr (Plain) {
         add_exact_product(products, g, x);
     } else {
@@ -31,19 +30,23 @@ template <bool Plain, class T>
 FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols,
                                                    double center) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
-    const Lanes<double> k = broadcast(center);
+    const Doubles k = broadcast(center).part[0];
     Lanes<double> sums = broadcast(0.0), products = sums;
-    const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
-        sums += g;
-        add_product<Plain>(products, g, value, k);
-    };
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld) {
+        const auto add = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < Lanes<double>::kParts; ++i) {
+                const Doubles g = value_at(grad + c, i);
+                sums.part[i] += g;
+                add_product<Plain>(products.part[i], g, value_at(x + c, i), k);
+            }
+        };
         int64_t c = 0;
         for (; c + kLanes <= cols; c += kLanes) {
             __builtin_prefetch(grad + c + kAhead);
-            add(load<double>(grad + c), load<double>(x + c));
+            add(c, AllLanes<double>());
         }
-        if (c < cols) add(load_some<double>(grad + c, cols - c), load_some<double>(x + c, cols - c));
+        if (c < cols) add(c, FirstLanes<double>{cols - c});
     }
     return {folded(sums), folded(products)};
 }
@@ -92,13 +95,13 @@ void gradient_sums_rows(const GradientRowsTile& t) {
 template <bool Plain, class T>
 FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center,
                                      double* plain, double* product) {
-    const auto step = [=](int64_t r, int64_t c, auto value_at, const Lanes<double>& k, Lanes<double>& sums,
-                          Lanes<double>& products) __attribute__((always_inline)) {
-        const int64_t at = r * ld + c;
-        const Lanes<double> g = value_at(grad + at);
-        sums += g;
-        add_product<Plain>(products, g, value_at(x + at), k);
-    };
+    const auto step = [=](int64_t r, int64_t c, int i, auto value_at, const Doubles& k, Doubles& sums, Doubles& products)
+                          __attribute__((always_inline)) {
+                              const int64_t at = r * ld + c;
+                              const Doubles g = value_at(grad + at, i);
+                              sums += g;
+                              add_product<Plain>(products, g, value_at(x + at, i), k);
+                          };
     add_to_columns(rows, cols, center, plain, product, step);
 }
 

@@ -117,23 +117,17 @@ constexpr bool kFused = false;
 #endif
 
 // sum += a * b, where the products are exact: fused or not, the bits are the same.
-FUSEDNORM_INLINE void add_exact_product(Lanes<double>& sum, const Lanes<double>& a, const Lanes<double>& b) {
-    FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < Lanes<double>::kParts; ++i) {
+using Doubles = Lanes<double>::Part;
+FUSEDNORM_INLINE void add_exact_product(Doubles& sum, const Doubles& a, const Doubles& b) {
 #if defined(__AVX512F__)
-        using Part = Lanes<double>::Part;
-        sum.part[i] =
-            reinterpret_cast<Part>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(a.part[i]), reinterpret_cast<__m512d>(b.part[i]),
-                                                   reinterpret_cast<__m512d>(sum.part[i])));
+    sum = reinterpret_cast<Doubles>(
+        _mm512_fmadd_pd(reinterpret_cast<__m512d>(a), reinterpret_cast<__m512d>(b), reinterpret_cast<__m512d>(sum)));
 #elif defined(__FMA__)
-        using Part = Lanes<double>::Part;
-        sum.part[i] =
-            reinterpret_cast<Part>(_mm256_fmadd_pd(reinterpret_cast<__m256d>(a.part[i]), reinterpret_cast<__m256d>(b.part[i]),
-                                                   reinterpret_cast<__m256d>(sum.part[i])));
+    sum = reinterpret_cast<Doubles>(
+        _mm256_fmadd_pd(reinterpret_cast<__m256d>(a), reinterpret_cast<__m256d>(b), reinterpret_cast<__m256d>(sum)));
 #else
-        sum.part[i] += a.part[i] * b.part[i];
+    sum += a * b;
 #endif
-    }
 }
 
 template <class A>

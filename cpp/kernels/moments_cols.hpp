@@ -17,37 +17,41 @@ constexpr int64_t strip_rows(int64_t cols, int64_t ld) {
     return cols * least >= kValues ? least : kValues / cols;
 }
 
-// Columns in sixteens, as many at once as registers hold: strip(first column, how many sixteens, how to load one).
+// Columns in sixteens, as many at once as registers hold: strip(first column, how many sixteens, how to load a register).
 template <class F>
 FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
     constexpr int kGroups = kBytes == 64 ? 3 : 1;
     constexpr std::integral_constant<int, kGroups> several{};
     constexpr std::integral_constant<int, 1> one{};
-    const auto whole = [](const auto* p) __attribute__((always_inline)) { return load<double>(p); };
+    const AllLanes<double> whole;
     int64_t c = 0;
     if constexpr (kGroups > 1)
         for (; c + kGroups * kLanes <= cols; c += kGroups * kLanes) strip(c, several, whole);
     for (; c + kLanes <= cols; c += kLanes) strip(c, one, whole);
-    const int64_t left = cols - c;
-    const auto some = [left](const auto* p) __attribute__((always_inline)) { return load_some<double>(p, left); };
-    if (left > 0) strip(c, one, some);
+    if (c < cols) strip(c, one, FirstLanes<double>{cols - c});
 }
 
-// Adds rows to two sums of every column, which stay in registers: step(row, column, how to load sixteen, the columns' centers
-// and their sums).
+// Adds rows to two sums of every column, which stay in registers: step(row, column, register, how to load it, its columns'
+// centers and sums).
 template <class F>
 FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* center, double* first, double* second, F step) {
     for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
         constexpr int n = decltype(groups)::value;
+        constexpr int parts = Lanes<double>::kParts;
         Lanes<double> k[n], a[n], b[n];
         FUSEDNORM_LANES_UNROLL
         for (int j = 0; j < n; ++j) {
             const int64_t at = c + j * kLanes;
-            k[j] = value_at(center + at), a[j] = load<double>(first + at), b[j] = load<double>(second + at);
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < parts; ++i) k[j].part[i] = value_at(center + at, i);
+            a[j] = load<double>(first + at), b[j] = load<double>(second + at);
         }
         for (int64_t r = 0; r < rows; ++r) {
             FUSEDNORM_LANES_UNROLL
-            for (int j = 0; j < n; ++j) step(r, c + j * kLanes, value_at, k[j], a[j], b[j]);
+            for (int j = 0; j < n; ++j) {
+                FUSEDNORM_LANES_UNROLL
+                for (int i = 0; i < parts; ++i) step(r, c + j * kLanes, i, value_at, k[j].part[i], a[j].part[i], b[j].part[i]);
+            }
         }
         FUSEDNORM_LANES_UNROLL
         for (int j = 0; j < n; ++j) store(first + c + j * kLanes, a[j]), store(second + c + j * kLanes, b[j]);
@@ -57,11 +61,11 @@ FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* c
 template <class T, bool Plain>
 FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                  double* squares) {
-    const auto step = [=](int64_t r, int64_t c, auto value_at, const Lanes<double>& k, Lanes<double>& s, Lanes<double>& q)
+    const auto step = [=](int64_t r, int64_t c, int i, auto value_at, const Doubles& k, Doubles& s, Doubles& q)
                           __attribute__((always_inline)) {
                               const T* value = x + r * ld + c;
-                              __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
-                              const Lanes<double> v = value_at(value), d = Plain ? v : v - k;
+                              if (i == 0) __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
+                              const Doubles v = value_at(value, i), d = Plain ? v : v - k;
                               s += d;
                               add_square<Plain>(q, d);
                           };

@@ -13,29 +13,33 @@ struct LaneSums {
 
 template <class T, bool Centered, bool Plain>
 FUSEDNORM_INLINE LaneSums sums_around(double k, const T* x, int64_t rows, int64_t ld, int64_t cols) {
-    const Lanes<double> center = broadcast(k);
+    const Doubles center = broadcast(k).part[0];
     Lanes<double> sums = broadcast(0.0), squares = sums;
     const int64_t whole = cols / kLanes * kLanes, left = cols - whole;
     double centers[kLanes];
-    if (!Plain && left > 0) store(centers, center);
-    const auto add = [&](const Lanes<double>& value, const Lanes<double>& around) __attribute__((always_inline)) {
-        const Lanes<double> d = Plain ? value : value - around;
-        if constexpr (Centered) sums += d;
-        add_square<Plain>(squares, d);
+    if (!Plain && left > 0) store(centers, broadcast(k));
+    const auto add = [&](int i, const Doubles& value, const Doubles& around) __attribute__((always_inline)) {
+        const Doubles d = Plain ? value : value - around;
+        if constexpr (Centered) sums.part[i] += d;
+        add_square<Plain>(squares.part[i], d);
     };
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     for (int64_t r = 0; r < rows; ++r, x += ld) {
         const auto run = [&](int64_t begin, int64_t end, const T* ahead) __attribute__((always_inline)) {
             for (int64_t c = begin; c < end; c += kLanes) {
                 __builtin_prefetch(ahead + c + kAhead);
-                add(load<double>(x + c), center);
+                FUSEDNORM_LANES_UNROLL
+                for (int i = 0; i < Lanes<double>::kParts; ++i) add(i, load_part<double>(x + c, i), center);
             }
         };
         // The end of a row is read while what follows comes: the next row, or the next chunk of this one.
         const int64_t split = whole > kAhead ? whole - kAhead : 0;
         run(0, split, x);
         run(split, whole, (r + 1 < rows ? x + ld : x + cols) - whole);
-        if (left > 0) add(load_some<double>(x + whole, left), Plain ? center : load_some<double>(centers, left));
+        if (left == 0) continue;
+        const FirstLanes<double> value_at{left};
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < Lanes<double>::kParts; ++i) add(i, value_at(x + whole, i), Plain ? center : value_at(centers, i));
     }
     return {folded(sums), folded(squares)};
 }

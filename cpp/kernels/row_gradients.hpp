@@ -18,19 +18,22 @@ FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, 
         for (int64_t i = 0; i < rows; ++i) {
             const int64_t r = first + i;
             const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;
-            const Lanes<double> center = broadcast(t.center[r]);
+            const Doubles center = broadcast(t.center[r]).part[0];
             Lanes<double> sums = broadcast(0.0), products = sums;
-            const auto add = [&](const Lanes<double>& g, const Lanes<double>& value) __attribute__((always_inline)) {
-                sums += g;
-                products += g * (value - center);
+            const auto add = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
+                FUSEDNORM_LANES_UNROLL
+                for (int p = 0; p < Lanes<double>::kParts; ++p) {
+                    const Doubles g = value_at(grad + c, p) * value_at(t.weight + c, p);
+                    sums.part[p] += g;
+                    products.part[p] += g * (value_at(x + c, p) - center);
+                }
             };
             int64_t c = begin;
             for (; c + kLanes <= end; c += kLanes) {
                 __builtin_prefetch(grad + c + kAhead);
-                add(load<double>(grad + c) * load<double>(t.weight + c), load<double>(x + c));
+                add(c, AllLanes<double>());
             }
-            const int64_t n = end - c;
-            if (n > 0) add(load_some<double>(grad + c, n) * load_some<double>(t.weight + c, n), load_some<double>(x + c, n));
+            if (c < end) add(c, FirstLanes<double>{end - c});
             all_plain[i] = folded(sums), all_product[i] = folded(products);
         }
         plain += sums_of(all_plain), product += sums_of(all_product);
@@ -48,15 +51,10 @@ FUSEDNORM_INLINE auto half_of(const V& a, std::index_sequence<I...>) {
     return __builtin_shufflevector(a, a, (First + static_cast<int>(I))...);
 }
 
-FUSEDNORM_INLINE Lanes<double> as_doubles(const Lanes<float>& a) {
-    constexpr int width = Lanes<double>::kWidth;
-    Lanes<double> r;
-    FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < Lanes<float>::kParts; ++i) {
-        r.part[2 * i] = convert_part<Lanes<double>::Part>(half_of<0>(a.part[i], std::make_index_sequence<width>()));
-        r.part[2 * i + 1] = convert_part<Lanes<double>::Part>(half_of<width>(a.part[i], std::make_index_sequence<width>()));
-    }
-    return r;
+// Register i of two.
+FUSEDNORM_INLINE Doubles as_doubles(const Lanes<float>::Part& a, int i) {
+    constexpr auto half = std::make_index_sequence<Lanes<double>::kWidth>();
+    return convert_part<Doubles>(i == 0 ? half_of<0>(a, half) : half_of<Lanes<double>::kWidth>(a, half));
 }
 
 // Rows that are read before any of them is written: rows a multiple of 4 KiB apart would wait for each other's stores. As many
@@ -72,55 +70,65 @@ FUSEDNORM_INLINE int64_t row_gradients_of(const RowGradientTile& t, int64_t r, i
     const A* weights = static_cast<const A*>(t.weight);
     double *grad_weight = t.grad_weight, *grad_bias = t.grad_bias;
     const int64_t ld = t.ld, cols = t.cols;
-    Lanes<A> center[N], scale[N], shift[N], slope[N], offset[N];
+    using Part = typename Lanes<A>::Part;
+    Part center[N], scale[N], shift[N], slope[N], offset[N];
     FUSEDNORM_LANES_UNROLL
     for (int i = 0; i < N; ++i) {
-        const auto of_row = [&](const void* values)
-                                __attribute__((always_inline)) { return broadcast(static_cast<const A*>(values)[r + i]); };
+        const auto of_row = [&](const void* values) __attribute__((always_inline)) {
+            return broadcast(static_cast<const A*>(values)[r + i]).part[0];
+        };
         center[i] = of_row(t.center), scale[i] = of_row(t.scale), shift[i] = of_row(t.shift);
         slope[i] = of_row(t.slope), offset[i] = of_row(t.offset);
     }
-    const auto column = [&](int64_t c, auto get, auto get_double, auto put) __attribute__((always_inline)) {
-        const Lanes<A> weight = get(weights + c);
-        Lanes<double> to_weight = load<double>(grad_weight + c), to_bias = load<double>(grad_bias + c);
+    constexpr int kDoubles = Lanes<double>::kParts / Lanes<A>::kParts;
+    const auto column = [&](int64_t c, auto value_at, auto double_at, auto put) __attribute__((always_inline)) {
         Lanes<A> values[N];
         FUSEDNORM_LANES_UNROLL
-        for (int i = 0; i < N; ++i) {
-            const int64_t at = i * ld + c;
-            const Lanes<A> xhat = (get(x + at) - center[i]) * scale[i] + shift[i];
-            const Lanes<double> g = get_double(grad + at);
-            to_bias += g;
-            if constexpr (std::is_same_v<A, float>) {
-                add_exact_product(to_weight, g, as_doubles(xhat));
-            } else {
-                to_weight += g * xhat;
+        for (int p = 0; p < Lanes<A>::kParts; ++p) {
+            double *sums_of_weight = grad_weight + c + p * Lanes<A>::kWidth,
+                   *sums_of_bias = grad_bias + c + p * Lanes<A>::kWidth;
+            Doubles to_weight[kDoubles], to_bias[kDoubles];
+            FUSEDNORM_LANES_UNROLL
+            for (int d = 0; d < kDoubles; ++d)
+                to_weight[d] = load_part<double>(sums_of_weight, d), to_bias[d] = load_part<double>(sums_of_bias, d);
+            const Part weight = value_at(weights + c, p);
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < N; ++i) {
+                const int64_t at = i * ld + c;
+                const Part xhat = (value_at(x + at, p) - center[i]) * scale[i] + shift[i];
+                FUSEDNORM_LANES_UNROLL
+                for (int d = 0; d < kDoubles; ++d) {
+                    const Doubles g = double_at(grad + at, p * kDoubles + d);
+                    to_bias[d] += g;
+                    if constexpr (std::is_same_v<A, float>) {
+                        add_exact_product(to_weight[d], g, as_doubles(xhat, d));
+                    } else {
+                        to_weight[d] += g * xhat;
+                    }
+                }
+                values[i].part[p] = value_at(grad + at, p) * weight * scale[i] + (xhat * slope[i] + offset[i]);
             }
-            values[i] = get(grad + at) * weight * scale[i] + (xhat * slope[i] + offset[i]);
+            FUSEDNORM_LANES_UNROLL
+            for (int d = 0; d < kDoubles; ++d)
+                store_part(sums_of_weight, d, to_weight[d]), store_part(sums_of_bias, d, to_bias[d]);
         }
         FUSEDNORM_LANES_UNROLL
         for (int i = 0; i < N; ++i) put(y + i * ld + c, values[i]);
-        store(grad_weight + c, to_weight);
-        store(grad_bias + c, to_bias);
     };
     int64_t c = begin;
     for (; c + kLanes <= cols; c += kLanes) {
-        column(
-            c, [](const auto* p) __attribute__((always_inline)) { return load<A>(p); },
-            [](const T* p) __attribute__((always_inline)) { return load<double>(p); },
-            [](T* to, const Lanes<A>& value) __attribute__((always_inline)) {
-                if constexpr (Stream) {
-                    stream(to, value);
-                } else {
-                    store(to, value);
-                }
-            });
+        column(c, AllLanes<A>(), AllLanes<double>(), [](T* to, const Lanes<A>& value) __attribute__((always_inline)) {
+            if constexpr (Stream) {
+                stream(to, value);
+            } else {
+                store(to, value);
+            }
+        });
     }
     const int64_t n = cols - c;
     if (N > 1 || n == 0) return c;
-    const auto some = [n](const auto* p) __attribute__((always_inline)) { return load_some<A>(p, n); };
-    const auto some_doubles = [n](const T* p) __attribute__((always_inline)) { return load_some<double>(p, n); };
     const auto put_some = [n](T* p, const Lanes<A>& value) __attribute__((always_inline)) { store_some(p, value, n); };
-    column(c, some, some_doubles, put_some);
+    column(c, FirstLanes<A>{n}, FirstLanes<double>{n}, put_some);
     return cols;
 }
 

@@ -124,31 +124,34 @@ FUSEDNORM_INLINE Lanes<float> crossed(const Lanes<float>& a) {
 
 // ---- whole lanes, any alignment
 
+// Register i of the lanes.
 template <class A, class T>
-FUSEDNORM_INLINE Lanes<A> load(const T* p) {
+FUSEDNORM_INLINE typename Lanes<A>::Part load_part(const T* p, int i) {
     using L = Lanes<A>;
-    L r;
 #if defined(__AVX2__) && !defined(__AVX512F__)
+    // One load for two registers.
     if constexpr (std::is_same_v<T, bf16> && std::is_same_v<A, double>) {
-        FUSEDNORM_LANES_UNROLL
-        for (int i = 0; i < L::kParts; i += 2) {
-            const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * L::kWidth)),
-                          zero = _mm_setzero_si128();
-            r.part[i] =
-                convert_part<typename L::Part>(reinterpret_cast<VectorOf<float, 16>::type>(_mm_unpacklo_epi16(zero, raw)));
-            r.part[i + 1] =
-                convert_part<typename L::Part>(reinterpret_cast<VectorOf<float, 16>::type>(_mm_unpackhi_epi16(zero, raw)));
-        }
-        return r;
+        const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i / 2 * 2 * L::kWidth)),
+                      zero = _mm_setzero_si128(),
+                      bits = i % 2 == 0 ? _mm_unpacklo_epi16(zero, raw) : _mm_unpackhi_epi16(zero, raw);
+        return convert_part<typename L::Part>(reinterpret_cast<VectorOf<float, 16>::type>(bits));
     }
 #endif
+    Raw<T, L::kWidth> raw;
+    __builtin_memcpy(&raw, p + i * L::kWidth, sizeof raw);
+    return decode<T, A, L::kWidth>(raw);
+}
+
+template <class A, class T>
+FUSEDNORM_INLINE Lanes<A> load(const T* p) {
+    Lanes<A> r;
     FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < L::kParts; ++i) {
-        Raw<T, L::kWidth> raw;
-        __builtin_memcpy(&raw, p + i * L::kWidth, sizeof raw);
-        r.part[i] = decode<T, A, L::kWidth>(raw);
-    }
+    for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = load_part<A>(p, i);
     return r;
+}
+
+FUSEDNORM_INLINE void store_part(double* p, int i, const Doubles& a) {
+    __builtin_memcpy(p + i * Lanes<double>::kWidth, &a, sizeof a);
 }
 
 template <class T, class A>

@@ -99,15 +99,32 @@ FUSEDNORM_INLINE void store_part_some(T* p, const R& raw, int64_t n) {
     store_one_by_one(p, raw, n);
 }
 
+// Register i of what a loop's body reads: of whole lanes, or of the first n <= 16 values. A body of several sums that takes one
+// register of everything after the other needs few at once: a sum that has none waits for its own store.
+template <class A>
+struct AllLanes {
+    template <class T>
+    FUSEDNORM_INLINE typename Lanes<A>::Part operator()(const T* p, int i) const {
+        return load_part<A>(p, i);
+    }
+};
+template <class A>
+struct FirstLanes {
+    int64_t n;
+    template <class T>
+    FUSEDNORM_INLINE typename Lanes<A>::Part operator()(const T* p, int i) const {
+        constexpr int width = Lanes<A>::kWidth;
+        return decode<T, A, width>(load_part_some<Raw<T, width>>(p + i * width, n - i * width));
+    }
+};
+
 // The first n values of p; the other lanes are 0. No byte past p(n) is touched.
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load_some(const T* p, int64_t n) {
-    using L = Lanes<A>;
-    L r;
+    Lanes<A> r;
     if (n > kLanes) n = kLanes;
     FUSEDNORM_LANES_UNROLL
-    for (int i = 0; i < L::kParts; ++i)
-        r.part[i] = decode<T, A, L::kWidth>(load_part_some<Raw<T, L::kWidth>>(p + i * L::kWidth, n - i * L::kWidth));
+    for (int i = 0; i < Lanes<A>::kParts; ++i) r.part[i] = FirstLanes<A>{n}(p, i);
     return r;
 }
 
