@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calls.hpp"
+
 namespace fusednorm {
 namespace {
 
@@ -17,6 +19,11 @@ void take_back(std::initializer_list<PyObject*> kinds) {
     for (PyObject* kind : kinds)
         if (PyErr_ExceptionMatches(kind)) return PyErr_Clear();
     if (PyErr_Occurred()) throw py::error_already_set();
+}
+
+// Whether an error says what an argument is, which a message of ours then says: not what ended the program, or lacked memory.
+bool is_of_argument(const py::error_already_set& e) {
+    return e.matches(PyExc_Exception) && !e.matches(PyExc_MemoryError) && !e.matches(PyExc_RecursionError);
 }
 
 }  // namespace
@@ -59,9 +66,9 @@ py::object Arguments::array(const char* argument, py::handle object) const {
     if (Py_TYPE(object.ptr()) == api_type() || object.is_none()) return py::reinterpret_borrow<py::object>(object);
     try {
         const bool by_dlpack = !py::hasattr(object, "__array__") && py::hasattr(object, "__dlpack__");
-        return numpy().attr(by_dlpack ? "from_dlpack" : "asarray")(object);
+        return call(numpy(by_dlpack ? "from_dlpack" : "asarray"), py::make_tuple(object));
     } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_Exception) || e.matches(PyExc_MemoryError) || e.matches(PyExc_RecursionError)) throw;
+        if (!is_of_argument(e)) throw;
         const std::string what = std::string(function) + ": " + argument + ": expected what numpy.asarray reads, got " +
                                  std::string(py::str(py::type::of(object).attr("__name__"))) + " that it does not";
         py::raise_from(e, e.matches(PyExc_ValueError) ? PyExc_ValueError : PyExc_TypeError, what.c_str());
@@ -87,7 +94,7 @@ std::optional<Type> Arguments::type(py::handle dtype) const {
         const py::dtype asked = py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype));
         if (type_of(asked, type) && is_float(type)) return type;
     } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_Exception)) throw;
+        if (!is_of_argument(e)) throw;
     }
     type_error("dtype", "float16, bfloat16 (of ml_dtypes), float32 or float64", text_of(dtype));
 }

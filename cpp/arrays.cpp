@@ -6,6 +6,7 @@
 #include <new>
 #include <numeric>
 
+#include "calls.hpp"
 #include "memory.hpp"
 
 namespace fusednorm {
@@ -84,7 +85,7 @@ bool is_bfloat16(const py::dtype& dtype) {
 
 py::detail::PyArray_Proxy* proxy(const py::array& a) { return py::detail::array_proxy(a.ptr()); }
 
-py::module_ numpy() { return py::module_::import("numpy"); }
+py::object numpy(const char* name) { return py::module_::import("numpy").attr(name); }
 
 bool type_of(const py::dtype& dtype, Type& type) {
     const auto bytes = dtype.itemsize();
@@ -112,7 +113,7 @@ bool type_of(const py::dtype& dtype, Type& type) {
 py::dtype dtype_of(Type type) {
     const int numbers[] = {11, 12, 23, bfloat16_number};  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
     const int number = numbers[static_cast<int>(type)];
-    if (number < 0) return py::dtype(numpy().attr("dtype")("bfloat16"));
+    if (number < 0) return py::dtype(numpy("dtype")("bfloat16"));
     return py::reinterpret_steal<py::dtype>(py::detail::npy_api::get().PyArray_DescrFromType_(number));
 }
 
@@ -130,18 +131,22 @@ bool is_odd(const py::array& a) {
 }
 
 py::array native_copy(const py::array& a) {
-    return numpy().attr("array")(a, py::arg("dtype") = a.dtype().attr("newbyteorder")("="), py::arg("order") = "K",
-                                 py::arg("copy") = true, py::arg("subok") = false);
+    return call(numpy("array"), py::make_tuple(a),
+                py::dict(py::arg("dtype") = a.dtype().attr("newbyteorder")("="), py::arg("order") = "K", py::arg("copy") = true,
+                         py::arg("subok") = false));
 }
 
-QuietCasts::QuietCasts() : state(numpy().attr("errstate")(py::arg("all") = "ignore")) { state.attr("__enter__")(); }
-
-QuietCasts::~QuietCasts() {
-    if (!PyGILState_Check()) return;  // a thread that ends with the interpreter
+py::object call_quietly(const py::object& function, const py::tuple& arguments, const py::dict& named) {
+    const py::object state = call(numpy("errstate"), py::tuple(), py::dict(py::arg("all") = "ignore"));
+    call(state.attr("__enter__"));
+    const auto leave = [&] { call(state.attr("__exit__"), py::make_tuple(py::none(), py::none(), py::none())); };
     try {
-        state.attr("__exit__")(py::none(), py::none(), py::none());
-    } catch (py::error_already_set& e) {
-        e.discard_as_unraisable("fusednorm");
+        py::object result = call(function, arguments, named);
+        leave();
+        return result;
+    } catch (py::error_already_set&) {
+        leave();
+        throw;
     }
 }
 
@@ -208,10 +213,12 @@ bool overlap(const Array& a, const Array& b) {
 
 bool share_memory(const Array& a, const Array& b) {
     constexpr int kMaxWork = 10000;
-    return overlap(a, b) && numpy().attr("may_share_memory")(a.array, b.array, kMaxWork).cast<bool>();
+    return overlap(a, b) && call(numpy("may_share_memory"), py::make_tuple(a.array, b.array, kMaxWork)).cast<bool>();
 }
 
-void copy_values(py::handle to, py::handle from) { numpy().attr("copyto")(numpy().attr("asarray")(to), from); }
+void copy_values(py::handle to, py::handle from) {
+    call(numpy("copyto"), py::make_tuple(call(numpy("asarray"), py::make_tuple(to)), from));
+}
 
 bool is_dense(const Array& x) {
     if (proxy(py::reinterpret_borrow<py::array>(x.array))->flags & kContiguous) return true;
@@ -223,8 +230,7 @@ Array dense_copy(const Array& x, Type type) { return copy_of(x, array_like(x, ty
 
 Array copy_of(const Array& from, py::array to, Type type) {
     const Array copy = view_of(std::move(to), type);
-    const QuietCasts quiet;
-    numpy().attr("copyto")(copy.array, from.array);
+    call_quietly(numpy("copyto"), py::make_tuple(copy.array, from.array));
     return copy;
 }
 

@@ -56,18 +56,11 @@ const char* name_of(Type type);
 bool is_odd(const py::array& a);
 py::array native_copy(const py::array& a);
 py::detail::PyArray_Proxy* proxy(const py::array& a);
-py::module_ numpy();
+py::object numpy(const char* name);  // what numpy has of that name
 
 constexpr int kContiguous = 0x0001, kFortran = 0x0002, kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
 
-// NumPy's casts neither warn nor raise while this lives, whatever the user's errstate is.
-class QuietCasts {
-public:
-    QuietCasts();
-    ~QuietCasts();
-
-private:
-    py::object state;
-};
+// What function gives, whose casts neither warn nor raise, whatever the user's errstate is.
+py::object call_quietly(const py::object& function, const py::tuple& arguments, const py::dict& named = py::dict());
 
 }  // namespace fusednorm

@@ -1,21 +1,14 @@
 // How Python calls the module's functions: positional arguments, with CPython's own calling convention. pybind11's dispatch
 // would cost as much as the work on a small array.
 #pragma once
-#include <unistd.h>
-
 #include <new>
 #include <stdexcept>
 #include <string>
 
 #include "arrays.hpp"
+#include "calls.hpp"
 
 namespace fusednorm {
-
-// While the interpreter ends, CPython ends a thread that asks for the GIL by unwinding its stack, past objects that need the
-// GIL. Such a thread waits here for the process to end instead, as in CPython from 3.14 on.
-[[noreturn]] inline void wait_for_exit() {
-    for (;;) pause();
-}
 
 constexpr int64_t kKeepGilValues = 1 << 13;  // less work than handing the GIL over and back is worth
 

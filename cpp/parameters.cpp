@@ -3,6 +3,7 @@
 
 #include "arguments.hpp"
 #include "buffer.hpp"
+#include "calls.hpp"
 #include "dispatch.hpp"
 
 namespace fusednorm {
@@ -25,10 +26,9 @@ void read_strided(const void* from, py::ssize_t step, int64_t n, double* to) {
 // A dense, aligned copy in C order; the array itself where it is one already.
 py::array dense(const py::array& a, Type type) {
     Type own;
-    if (!is_plain_float(a, own) || !(a.flags() & kContiguous)) {
-        const QuietCasts quiet;
-        return a.attr("astype")(type == Type::f32 ? "f4" : "f8", py::arg("order") = "C", py::arg("copy") = is_odd(a));
-    }
+    if (!is_plain_float(a, own) || !(a.flags() & kContiguous))
+        return call_quietly(a.attr("astype"), py::make_tuple(type == Type::f32 ? "f4" : "f8"),
+                            py::dict(py::arg("order") = "C", py::arg("copy") = is_odd(a)));
     if (own == type) return a;
     const py::array copy = new_array(type, static_cast<int>(a.ndim()), a.shape(), nullptr);
     const int64_t n = a.size();
@@ -50,7 +50,7 @@ py::object Arguments::parameter(const char* argument, py::handle object) const {
     py::object a = array(argument, object);
     if (!is_list(object)) return a;
     const char kind = py::array(a).dtype().kind();
-    return kind == 'i' || kind == 'u' ? a.attr("astype")("f8") : a;
+    return kind == 'i' || kind == 'u' ? call(a.attr("astype"), py::make_tuple("f8")) : a;
 }
 
 py::object Arguments::updatable(const char* argument, py::handle object) const {
@@ -77,8 +77,9 @@ Type gradient_type(const py::object& parameter, Type x) {
 bool Arguments::is_plain(const char* argument, const py::array& parameter, Type& type) const {
     if (is_plain_float(parameter, type)) return true;
     const py::dtype dtype = parameter.dtype();
-    if (dtype.kind() != 'f' && !(type_of(dtype, type) && is_float(type)))
-        type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(dtype)));
+    // longdouble is none of the kernels' types.
+    const bool is_known = type_of(dtype, type) ? is_float(type) : dtype.kind() == 'f' && dtype.itemsize() > 8;
+    if (!is_known) type_error(argument, "an array of a float dtype", "dtype " + std::string(py::str(dtype)));
     return false;
 }
 

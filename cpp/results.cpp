@@ -55,6 +55,15 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
     view = array_like(x, type);
 }
 
+void Result::check_apart(const Arguments& arguments, std::initializer_list<py::object> updated) const {
+    for (const py::object& each : updated) {
+        if (each.is_none()) continue;
+        const auto array = py::reinterpret_borrow<py::array>(each);
+        if (share_memory(place(), view_of(array, type_of_memory(array))))
+            arguments.value_error("out", "memory of its own", "that of statistics that are updated");
+    }
+}
+
 py::object Result::finish() {
     if (!target) return view.array;
     copy_values(target, view.array);
@@ -94,8 +103,8 @@ void update_channels(const Arguments& check, const char* argument, const py::obj
     kernels().finish[static_cast<int>(type)](tile);
     if (plain) return kernels().copy[shift_of(type)]({scratch, p, 1, n, n, 1, n, step / size_of(type)});
     const py::array rounded(dtype_of(type), {n}, {}, scratch, py::none());
-    const QuietCasts quiet;
-    numpy().attr("copyto")(a, rounded.attr("reshape")(a.attr("shape")), py::arg("casting") = "unsafe");
+    call_quietly(numpy("copyto"), py::make_tuple(a, rounded.attr("reshape")(a.attr("shape"))),
+                 py::dict(py::arg("casting") = "unsafe"));
 }
 
 ReturnedStatistics::ReturnedStatistics(const Operation& op, Type y, const std::vector<py::ssize_t>& shape)

@@ -14,7 +14,9 @@
 #include <exception>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -90,25 +92,31 @@ constexpr int kMostSpare = 64;
 // end the process. It keeps those of a calling thread's last team, so that only more of them are tried: 0.1 to 0.2 ms. And so
 // that they need not be started again, the team is as large as the last one, where `most` allows it.
 int startable(int threads, int most) {
-    thread_local int kept = 1, granted = 1, refused = std::numeric_limits<int>::max();
+    constexpr int kNever = std::numeric_limits<int>::max();
+    thread_local int kept = 1, granted = 1, refused = kNever;
+    thread_local unsigned calls = 0;
     threads = std::max(threads, std::min(kept, most));
-    if (threads >= refused) threads = granted;
+    // Limits are lifted: now and then it is asked for again.
+    if (threads >= refused && ++calls % 256 != 0) threads = granted;
     if (threads <= kept) return kept = threads;
     // And some more: a thread that was joined counts until the system has put it away, a moment later.
     const int more = threads - kept;
     const auto tried = static_cast<size_t>(more + std::min(more, kMostSpare));
     std::mutex gate;
     std::vector<std::thread> waiting;
-    waiting.reserve(tried);
     {
         const std::lock_guard<std::mutex> closed(gate);
         try {
+            waiting.reserve(tried);
             while (waiting.size() < tried) waiting.emplace_back([&gate] { const std::lock_guard<std::mutex> open(gate); });
         } catch (const std::exception&) {  // so many, then
         }
     }
     for (std::thread& thread : waiting) thread.join();
-    if (waiting.size() == tried) return kept = threads;
+    if (waiting.size() == tried) {
+        refused = kNever;
+        return kept = threads;
+    }
     refused = threads;
     const auto began = static_cast<int>(waiting.size());
     return kept = granted = kept + std::max(began / 2, began - kMostSpare);
@@ -176,11 +184,12 @@ __attribute__((no_sanitize("thread"))) void parallel_for(int64_t items, int thre
     const int most = threads;
     threads = static_cast<int>(std::min<int64_t>(threads, items));
     if (threads > 1) threads = startable(threads, most);
-    if (threads <= 1) {
+    // Something may have been written already: no memory is no error here.
+    const std::unique_ptr<Share[]> shares(threads > 1 ? new (std::nothrow) Share[static_cast<size_t>(threads)] : nullptr);
+    if (!shares) {
         for (int64_t i = 0; i < items; ++i) body(context, order == Order::forwards ? i : items - 1 - i, 0);
         return publish();
     }
-    std::vector<Share> shares(static_cast<size_t>(threads));
     for (int i = 0; i < threads; ++i)
         shares[i].next = shares[i].begin = items * i / threads, shares[i].end = items * (i + 1) / threads;
     const int core = current_core();

@@ -137,6 +137,9 @@ for name, functions in (("weight", BY_ROW), ("bias", ("layer_norm",))):
     for kind in ("int64", "complex64", "object"):
         refused(functions, name, TypeError, "an array of a float dtype", f"dtype {kind}", np.zeros(6, kind))
 refused(NORMS, "weight", TypeError, "an array of a float dtype", "dtype <U1", ["a", "b"])
+for kind in ("float8_e4m3fn", "float8_e5m2"):
+    eight = np.zeros(4, getattr(ml_dtypes, kind))
+    refused(BY_CHANNEL, "weight", TypeError, "an array of a float dtype", f"dtype {kind}", eight)
 
 # ---- running statistics
 
@@ -160,6 +163,11 @@ refused(NORMS, "out", TypeError, "dtype float64", "dtype float8_e5m2", np.zeros(
 refused(NORMS, "out", TypeError, "dtype float64", "dtype float32", zeros(*SHAPE), x=np.zeros(SHAPE, np.uint8))
 refused(NORMS, "out", TypeError, r"a numpy\.ndarray", "list", zeros(*SHAPE).tolist())
 refused(NORMS, "out", ValueError, "a writeable array", "read-only", read_only(zeros(*SHAPE)))
+for name, at in (("running_mean", 46), ("running_var", 0)):  # one value of which is in out
+    memory = np.ones(50, np.float32)
+    statistics = {"running_mean": np.zeros(4), "running_var": np.ones(4), name: memory[at : at + 4]}
+    out = memory[2:].reshape(SHAPE)
+    refused(RUNNING, "out", ValueError, "memory of its own", "that of statistics that are updated", out, **statistics)
 repeating = np.lib.stride_tricks.as_strided(zeros(6), SHAPE, (0, 0, 4))
 refused(NORMS, "out", ValueError, "elements do not share memory", "stride of 0", repeating)
 for dtype in (np.int32, "g", bool, "complex64", "nonsense", 3, {"names": ["a"]}, "\ud800"):

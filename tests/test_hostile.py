@@ -326,6 +326,15 @@ class Raising:
         raise self.error
 
 
+class HasDtype:
+    def __init__(self, error):
+        self.error = error
+
+    @property
+    def dtype(self):
+        raise self.error
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError, RecursionError])
 def test_errors_of_the_users_objects_go_on(error, rng):
     x = cases.draw(rng, (3, 4))
@@ -335,6 +344,7 @@ def test_errors_of_the_users_objects_go_on(error, rng):
         lambda: fn.moments(x, Raising(error(), "__len__", "__getitem__")),
         lambda: fn.layer_norm(x, Raising(error(), "__index__")),
         lambda: fn.batch_norm(x, training=Raising(error(), "__bool__")),
+        lambda: fn.layer_norm(x, 4, dtype=None if error is RuntimeError else HasDtype(error()), eps=-1),
         lambda: fn.layer_norm(x, 4, weight=None if error is RuntimeError else Raising(error(), "__array__"), eps=-1),
     ):
         with pytest.raises((error, ValueError)) as caught:

@@ -89,6 +89,25 @@ def test_fewer_threads_than_wanted():
     assert output_of(FEW_THREADS, OPENBLAS_NUM_THREADS="1") == "True"
 
 
+# What the system refused once it may grant later.
+MORE_LATER = """
+import os, resource, numpy as np, fusednorm as fn
+if os.getuid() == 0:
+    os.setuid(54321)
+fn.set_num_threads(16)
+for most, calls in ((6, 1), (64, 300)):
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, 64))
+    for _ in range(calls):
+        fn.layer_norm(np.ones((4096, 64), "f4"), 64)
+print(len(os.listdir("/proc/self/task")) >= 16)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_more_threads_than_there_could_be():
+    assert output_of(MORE_LATER, OPENBLAS_NUM_THREADS="1") == "True"
+
+
 # OpenMP ends threads that a smaller team does not need: when a larger one is wanted again, the system may refuse them.
 FEWER_LATER = """
 import os, resource, time, numpy as np, fusednorm as fn

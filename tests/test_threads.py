@@ -160,20 +160,23 @@ DAEMONS = """
 import threading, time, numpy as np, fusednorm as fn
 x = np.ones((16, 16, 56, 56), np.float32)
 layer = fn.BatchNorm2d(16)
-calls = (lambda: fn.layer_norm(x, 56), lambda: layer(x), lambda: fn.moments(x),
-         lambda: fn.batch_norm_backward(x, x, training=True), lambda: fn.layer_norm(x, 56, np.ones(56, np.float16)))
-def work(call):
+swapped, wide = np.ones((512, 64), ">f4"), np.ones((512, 64))
+work = (lambda: fn.layer_norm(x, 56), lambda: layer(x), lambda: fn.moments(x),
+        lambda: fn.batch_norm_backward(x, x, training=True), lambda: fn.layer_norm(x, 56, np.ones(56, np.float16)))
+casts = (lambda: fn.layer_norm(swapped, 64, swapped[0]), lambda: fn.layer_norm_backward(swapped, wide, 64))
+def repeat(call):
     while True:
         call()
-for call in calls:
-    threading.Thread(target=work, args=(call,), daemon=True).start()
+for call in CALLS:
+    threading.Thread(target=repeat, args=(call,), daemon=True).start()
 time.sleep(0.2)
 """
 
 
+@pytest.mark.parametrize("calls", ["work", "casts * 3"])
 @pytest.mark.parametrize("_", range(4))
-def test_daemon_threads_inside_calls_when_the_interpreter_ends(_):
-    assert output_of(DAEMONS) == ""
+def test_daemon_threads_inside_calls_when_the_interpreter_ends(calls, _):
+    assert output_of(DAEMONS.replace("CALLS", calls)) == ""
 
 
 def test_eight_python_threads_at_once(four_threads):
