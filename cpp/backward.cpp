@@ -10,10 +10,10 @@
 
 #include "backward_numbers.hpp"
 #include "backward_rows.hpp"
-#include "dispatch.hpp"
+#include "machine/dispatch.hpp"
+#include "machine/threads.hpp"
 #include "plan.hpp"
 #include "schedule.hpp"
-#include "threads.hpp"
 #include "tiles.hpp"
 #include "unit_moments.hpp"
 

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "backward_numbers.hpp"
-#include "dispatch.hpp"
+#include "machine/dispatch.hpp"
+#include "machine/threads.hpp"
 #include "schedule.hpp"
-#include "threads.hpp"
 
 namespace fusednorm {
 namespace {

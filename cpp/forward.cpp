@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "dispatch.hpp"
+#include "machine/dispatch.hpp"
+#include "machine/threads.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
 #include "schedule.hpp"
-#include "threads.hpp"
 #include "tiles.hpp"
 #include "unit_moments.hpp"
 

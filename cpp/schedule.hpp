@@ -2,8 +2,8 @@
 #pragma once
 #include <algorithm>
 
-#include "buffer.hpp"
 #include "kernels/kernels.hpp"
+#include "machine/buffer.hpp"
 #include "view.hpp"
 
 namespace fusednorm {

@@ -1,7 +1,7 @@
 // One thread's work on one piece of an operation: bring it into the form that the kernels read, normalize it, and what
 // follows. Knows no schedule.
 #pragma once
-#include "buffer.hpp"
+#include "machine/buffer.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
 

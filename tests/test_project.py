@@ -99,6 +99,27 @@ def parameter_names(function):
         return [part.split(":")[0].strip() for part in inside.split(",") if part.strip()]
 
 
+# From each folder of cpp, what its files may include of the others.
+INCLUDES = {
+    "binding": r"machine/\w+\.hpp|\w+\.hpp",
+    "": r"machine/\w+\.hpp|kernels/kernels\.hpp|\w+\.hpp",
+    "machine": r"kernels/kernels\.hpp|\w+\.hpp",
+    "kernels": r"\w+\.hpp",
+}
+
+
+def test_includes_point_one_way():
+    cpp = Path(__file__).parents[1] / "cpp"
+    for folder, allowed in INCLUDES.items():
+        of_above = set() if folder in ("", "binding") else {path.name for path in cpp.glob("*.hpp")}
+        files = [*(cpp / folder).glob("*.hpp"), *(cpp / folder).glob("*.cpp")]
+        assert files
+        for path in files:
+            for name in re.findall(r'#include "([^"]+)"', path.read_text()):
+                assert re.fullmatch(allowed, name), path.name
+                assert name not in of_above, path.name
+
+
 def test_stub_has_the_names_of_the_module():
     assert set(STUB_FUNCTIONS) == {name for name in dir(_core) if not name.startswith("_")}
 

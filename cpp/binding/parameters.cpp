@@ -2,9 +2,9 @@
 #include <algorithm>
 
 #include "arguments.hpp"
-#include "buffer.hpp"
 #include "calls.hpp"
-#include "dispatch.hpp"
+#include "machine/buffer.hpp"
+#include "machine/dispatch.hpp"
 
 namespace fusednorm {
 namespace {

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "calls.hpp"
-#include "memory.hpp"
+#include "machine/memory.hpp"
 
 namespace fusednorm {
 namespace {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "arguments.hpp"
-#include "buffer.hpp"
+#include "machine/buffer.hpp"
 
 namespace fusednorm {
 

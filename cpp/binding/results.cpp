@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "dispatch.hpp"
+#include "machine/dispatch.hpp"
 
 namespace fusednorm {
 namespace {

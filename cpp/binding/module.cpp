@@ -4,9 +4,9 @@
 #include <stdexcept>
 
 #include "arguments.hpp"
-#include "dispatch.hpp"
-#include "memory.hpp"
-#include "threads.hpp"
+#include "machine/dispatch.hpp"
+#include "machine/memory.hpp"
+#include "machine/threads.hpp"
 
 namespace fusednorm {
 namespace {
