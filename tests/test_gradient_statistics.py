@@ -61,6 +61,7 @@ def test_return_stats_of_no_values():
     assert (y.shape, mean.shape, rstd.shape) == ((0, 3, 2), (3,), (3,))
     assert np.isnan(mean).all()
     assert fn.layer_norm(np.zeros((0, 3)), 3, return_stats=True)[1].shape == (0,)
+    assert fn.group_norm(np.zeros((2, 0, 3)), 4, return_stats=True)[1].shape == (2, 4)
 
 
 # ---- errors

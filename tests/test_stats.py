@@ -135,6 +135,20 @@ def test_arrays(axis, order, run, tmp_path, rng, monkeypatch):
     check(run(tmp_path, "--channel-axis", axis)[1], wanted, 1)
 
 
+def test_a_file_that_ends_while_it_is_read_counts_for_nothing(run, tmp_path, rng, monkeypatch):
+    x = rng.normal(size=(6, 3, 5))
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", x)
+    monkeypatch.setattr(files, "PART_BYTES", 300)
+
+    def read(task):
+        return "it has ended" if task.path.endswith("a.npy") and task.part == 2 else read_task(task)
+
+    read_task = files.read
+    monkeypatch.setattr(files, "read", read)
+    check(run(tmp_path)[1], np.moveaxis(x, 1, 0).reshape(3, -1), 1, skipped=1)
+
+
 def test_archives(run, tmp_path, rng):
     x, y = rng.normal(size=(6, 3, 2)), rng.normal(size=(4, 3))
     np.savez_compressed(tmp_path / "a.npz", x=x, y=y)

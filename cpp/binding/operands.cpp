@@ -27,7 +27,7 @@ ChannelLayout::ChannelLayout(const Arguments& check, const NormSpec& spec, const
                               std::to_string(n));
         per = std::max<int64_t>(1, channels / n);
     }
-    groups = divided(channels, per);
+    groups = num_groups.value_or(channels);
     sample_axis = spec.pool_outer || axis == 0 ? -1 : 0;
     samples = sample_axis < 0 ? 1 : x.shape[0];
     count = x.size() == 0 ? 0 : per;

@@ -73,8 +73,9 @@ def _positive(kind: type) -> Any:
 class Total:
     """What has been read so far."""
 
-    stats: RunningMoments
+    stats: RunningMoments  # of whole files
     files: int = 0
+    of_file: RunningMoments | None = None  # the parts so far of the file that is being read
     skipped: dict[str, str] = field(default_factory=dict)
 
     def add(self, task: Task, reading: RunningMoments | str) -> str | None:
@@ -84,13 +85,22 @@ class Total:
         if isinstance(reading, RunningMoments):
             expected, got = self.stats.num_channels, reading.num_channels
             if expected == got or 0 in (expected, got):
-                self.stats.merge(reading)
-                self.files += task.part == task.parts - 1
+                self.of_file = reading if self.of_file is None else self.of_file.merge(reading)
+                if task.part == task.parts - 1:
+                    self.files += 1
+                    self.keep_parts()
                 return None
             reading = f"channels: {got}, the first file has {expected}"
+        self.of_file = None
         self.skipped[task.path] = reading
         shown = task.path if task.path.isprintable() else ascii(task.path)
         return f"skipped {shown}: {reading}"
+
+    def keep_parts(self) -> None:
+        """Merge what has been read of the file at hand."""
+        if self.of_file is not None:
+            self.stats.merge(self.of_file)
+            self.of_file = None
 
     def scaled(self, scale: float) -> dict[str, Any]:
         """Return what --json prints; what is not finite is null there."""
@@ -170,6 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
             say("stats: no file could be read")
         return 1
     if code == 130:
+        total.keep_parts()
         say("stats: interrupted, statistics so far:")
     try:
         print(json.dumps(total.scaled(arguments.scale)) if arguments.json else total.text(arguments.scale), flush=True)
