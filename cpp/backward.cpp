@@ -285,7 +285,6 @@ private:
         Workspaces memory = workspaces();
         Buffer<double> numbers(each, units);
         Buffer<double> moments(gradient.rstd ? 0 : units, segments, n, 3), sums(units, segments, Sums::doubles(channels));
-        const auto unit_at = [&](int64_t unit) { return place(plan.units, plan.origin, unit); };
         const auto moments_of = [&](int64_t unit, int64_t s) {
             return moments_at(moments.at((unit * segments + s) * n * 3), n);
         };
@@ -293,16 +292,14 @@ private:
             return Sums(sums.at((unit * segments + s) * Sums::doubles(channels)), channels);
         };
 
-        auto find = [&](int64_t item, int slot) {
-            const int64_t unit = item / segments, s = item % segments;
+        for_segments(plan, threads, [&](int64_t unit, const Offsets& begin, int64_t s, int slot) {
             const Workspace w = memory.at(slot);
             const Moments to = gradient.rstd ? Moments{} : moments_of(unit, s);
-            if (!gradient.rstd) found.segment(unit_at(unit), s, w, to);
-            sum_segment(unit_at(unit), s, to, sums_of(unit, s), w);
-        };
-        parallel_for(units * segments, threads, find);
+            if (!gradient.rstd) found.segment(begin, s, w, to);
+            sum_segment(begin, s, to, sums_of(unit, s), w);
+        });
         for (int64_t unit = 0; unit < units; ++unit) {
-            const Offsets where = unit_at(unit);
+            const Offsets where = place(plan.units, plan.origin, unit);
             const auto of = [&](int64_t s) { return moments_of(unit, s); };
             Numbers u(numbers.at(unit * each), channels);
             set_statistics(of_unit(where), gradient.rstd ? Moments{} : found.merge_segments(where, memory.at(0), of), u);
@@ -310,17 +307,10 @@ private:
             for (int64_t s = 1; s < segments; ++s) u.sums.take_in(sums_of(unit, s), channels);
             close(of_unit(where), u, shares + unit * channels);
         }
-        write_all(numbers, each);
-    }
-
-    void write_all(Buffer<double>& numbers, int64_t each) const {
-        const int64_t pieces = plan.write.pieces(), parts = parts_of(unit_values, pieces, threads);
-        auto write = [&](int64_t item, int) {
-            const int64_t unit = item / parts, part = item % parts;
-            write_pieces(place(plan.units, plan.origin, unit), Numbers(numbers.at(unit * each), channels),
-                         pieces * part / parts, pieces * (part + 1) / parts);
-        };
-        parallel_for(units * parts, threads, write);
+        for_written_parts(plan, unit_values, threads, Order::forwards,
+                          [&](int64_t unit, const Offsets& begin, int64_t first, int64_t last, int) {
+                              write_pieces(begin, Numbers(numbers.at(unit * each), channels), first, last);
+                          });
     }
 };
 

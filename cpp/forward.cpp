@@ -239,28 +239,19 @@ private:
             return moments_at(partial.at((unit * segments + s) * n * 3), n);
         };
 
-        auto find_moments = [&](int64_t item, int slot) {
-            const int64_t unit = item / segments, s = item % segments;
-            found.segment(place(plan.units, plan.origin, unit), s, each.at(slot), partial_of(unit, s));
-        };
-        parallel_for(units * segments, threads, find_moments);
-
-        auto merge_segments = [&](int64_t unit, int slot) {
-            const Offsets at = place(plan.units, plan.origin, unit);
-            const auto next = [&](int64_t segment) { return partial_of(unit, segment); };
-            const Moments stats = found.merge_segments(at, each.at(slot), next);
-            if (op.y) *coefficients.at(unit) = unit_coefficients(at, stats, memory.at(unit * channels * 24));
-        };
-        parallel_for(units, 1, merge_segments);
+        for_segments(plan, threads, [&](int64_t unit, const Offsets& begin, int64_t s, int slot) {
+            found.segment(begin, s, each.at(slot), partial_of(unit, s));
+        });
+        for (int64_t unit = 0; unit < units; ++unit) {
+            const Offsets begin = place(plan.units, plan.origin, unit);
+            const Moments stats = found.merge_segments(begin, each.at(0), [&](int64_t s) { return partial_of(unit, s); });
+            if (op.y) *coefficients.at(unit) = unit_coefficients(begin, stats, memory.at(unit * channels * 24));
+        }
         if (!op.y) return;
-
-        const int64_t pieces = plan.write.pieces(), parts = parts_of(values / units, pieces, threads);
-        auto write = [&](int64_t item, int slot) {
-            const int64_t unit = item / parts, part = item % parts;
-            normalize_pieces(place(plan.units, plan.origin, unit), *coefficients.at(unit), pieces * part / parts,
-                             pieces * (part + 1) / parts, each.at(slot));
-        };
-        parallel_for(units * parts, threads, write, Order::backwards);
+        for_written_parts(plan, values / units, threads, Order::backwards,
+                          [&](int64_t unit, const Offsets& begin, int64_t first, int64_t last, int slot) {
+                              normalize_pieces(begin, *coefficients.at(unit), first, last, each.at(slot));
+                          });
     }
 };
 

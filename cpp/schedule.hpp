@@ -1,10 +1,11 @@
-// What the schedules share: thresholds, and memory for their numbers.
+// What the schedules share: thresholds, and how work is cut into items.
 #pragma once
 #include <algorithm>
 
 #include "kernels/kernels.hpp"
 #include "machine/buffer.hpp"
-#include "view.hpp"
+#include "machine/threads.hpp"
+#include "plan.hpp"
 
 namespace fusednorm {
 
@@ -62,9 +63,31 @@ private:
 
 inline Moments moments_at(double* memory, int64_t n) { return {memory, memory + n, memory + 2 * n}; }
 
+// The pooled schedule, where units are fewer than threads: find(unit, where it begins, segment, slot) for every segment ...
+template <class Find>
+void for_segments(const Plan& plan, int threads, Find find) {
+    const int64_t segments = plan.segments();
+    auto body = [&](int64_t item, int slot) {
+        const int64_t unit = item / segments;
+        find(unit, place(plan.units, plan.origin, unit), item % segments, slot);
+    };
+    parallel_for(plan.units.size() * segments, threads, body);
+}
+
 // Into how many parts the writing of so many values in so many pieces is cut, where threads share it.
 inline int64_t parts_of(int64_t values, int64_t pieces, int threads) {
     return std::clamp<int64_t>(values / kItemValues, 1, std::min<int64_t>(pieces, int64_t{threads} * 4));
+}
+
+// ... and, once all is found, write(unit, where it begins, first piece, last, slot) for every unit's pieces.
+template <class Write>
+void for_written_parts(const Plan& plan, int64_t unit_values, int threads, Order order, Write write) {
+    const int64_t pieces = plan.write.pieces(), parts = parts_of(unit_values, pieces, threads);
+    auto body = [&](int64_t item, int slot) {
+        const int64_t unit = item / parts, part = item % parts;
+        write(unit, place(plan.units, plan.origin, unit), pieces * part / parts, pieces * (part + 1) / parts, slot);
+    };
+    parallel_for(plan.units.size() * parts, threads, body, order);
 }
 
 // Whether each thread takes units of its own.
