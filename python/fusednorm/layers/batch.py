@@ -150,7 +150,7 @@ class BatchNorm(RunningNorm):
 
     def _update(self, x: Array, momentum: float, residual: ArrayLike | None, out: Array | None) -> Array:
         tracked = self.track_running_stats
-        result: Array = _core.batch_norm(
+        return functional.batch_norm(
             x,
             self.running_mean if tracked else None,
             self.running_var if tracked else None,
@@ -159,14 +159,11 @@ class BatchNorm(RunningNorm):
             True,
             momentum,
             self.eps,
-            self.channel_axis,
-            residual,
-            self.activation,
-            None,
-            out,
-            False,
+            channel_axis=self.channel_axis,
+            residual=residual,
+            activation=self.activation,
+            out=out,
         )
-        return result
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.batch_norm_backward`."""

@@ -5,7 +5,7 @@ from collections.abc import Container
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm import _core, functional
+from fusednorm import functional
 from fusednorm.arrays import Array, as_array, real_array
 from fusednorm.layers.running import RunningNorm
 
@@ -109,7 +109,7 @@ class InstanceNorm(RunningNorm):
 
     def _call(self, x: Array, by_sample: bool, momentum: float, residual: ArrayLike | None, out: Array | None) -> Array:
         tracked = self.track_running_stats
-        result: Array = _core.instance_norm(
+        return functional.instance_norm(
             x,
             self.running_mean if tracked else None,
             self.running_var if tracked else None,
@@ -118,14 +118,11 @@ class InstanceNorm(RunningNorm):
             by_sample,
             momentum,
             self.eps,
-            self.channel_axis,
-            residual,
-            self.activation,
-            None,
-            out,
-            False,
+            channel_axis=self.channel_axis,
+            residual=residual,
+            activation=self.activation,
+            out=out,
         )
-        return result
 
     def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.instance_norm_backward`."""
