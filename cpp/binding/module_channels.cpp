@@ -16,12 +16,9 @@ void update(const Arguments& check, const char* argument, const py::object& runn
     update_channels(check, argument, running, before, batch, n);
 }
 
-// The arguments of one call, read in the order of their members.
+// The arguments of one call.
 struct Channeled {
-    bool use_batch;  // the statistics of x, not the running ones
-    double momentum;
-    py::object x, running_mean, running_var, weight, bias;
-    std::optional<int64_t> num_groups;
+    py::object x, weight, bias;
     double eps;
     int64_t channel_axis;
     py::object residual;
@@ -29,27 +26,34 @@ struct Channeled {
     std::optional<Type> dtype;
     py::handle out;
     bool return_stats;
+    bool use_batch = true;  // the statistics of x, not the running ones
+    py::object running_mean = py::none(), running_var = py::none();
+    double momentum = 0;
+    std::optional<int64_t> num_groups;
 
     // What is updated is read as the same array: an object may give another one each time that it is asked.
     static py::object running(const Arguments& check, const char* argument, py::handle object, bool is_updated) {
         return is_updated ? check.updatable(argument, object) : check.parameter(argument, object);
     }
+    // weights: weight and bias; rest: what follows them, and what says which statistics.
+    Channeled(const Arguments& check, py::handle x_, const py::handle* weights, const py::handle* rest)
+        : x(check.array("x", x_)),
+          weight(check.parameter("weight", weights[0])),
+          bias(check.parameter("bias", weights[1])),
+          eps(check.eps(rest[0])),
+          channel_axis(check.integer("channel_axis", rest[1])),
+          residual(check.array("residual", rest[2])),
+          activation(check.activation(rest[3])),
+          dtype(check.type(rest[4])),
+          out(rest[5]),
+          return_stats(check.flag("return_stats", rest[6])) {}
     // Of batch and instance norm.
-    Channeled(const Arguments& check, const char* flag, const py::handle* a)
-        : use_batch(check.flag(flag, a[5])),
-          momentum(check.real("momentum", a[6])),
-          x(check.array("x", a[0])),
-          running_mean(running(check, "running_mean", a[1], use_batch)),
-          running_var(running(check, "running_var", a[2], use_batch)),
-          weight(check.parameter("weight", a[3])),
-          bias(check.parameter("bias", a[4])),
-          eps(check.eps(a[7])),
-          channel_axis(check.integer("channel_axis", a[8])),
-          residual(check.array("residual", a[9])),
-          activation(check.activation(a[10])),
-          dtype(check.type(a[11])),
-          out(a[12]),
-          return_stats(check.flag("return_stats", a[13])) {}
+    Channeled(const Arguments& check, const char* flag, const py::handle* a) : Channeled(check, a[0], a + 3, a + 7) {
+        use_batch = check.flag(flag, a[5]);
+        running_mean = running(check, "running_mean", a[1], use_batch);
+        running_var = running(check, "running_var", a[2], use_batch);
+        momentum = check.real("momentum", a[6]);
+    }
 };
 
 py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& a) {
@@ -130,11 +134,7 @@ py::object instance_norm(const py::handle* a) {
 
 py::object group_norm(const py::handle* a) {
     const Arguments check("group_norm");
-    const py::none none;
-    const py::bool_ yes(true);
-    const py::float_ zero(0.0);
-    const py::handle all[] = {a[0], none, none, a[2], a[3], yes, zero, a[4], a[5], a[6], a[7], a[8], a[9], a[10]};
-    Channeled channeled(check, "", all);
+    Channeled channeled(check, a[0], a + 2, a + 4);
     channeled.num_groups = check.integer("num_groups", a[1]);
     return channel_norm(check, kGroup, channeled);
 }

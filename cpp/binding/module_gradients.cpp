@@ -89,26 +89,29 @@ void run(GradientOperation& op, int64_t values, const GivenStatistics& given) {
 
 // ---- batch, instance and group
 
-// The arguments of one call, read in the order of their members.
+// The arguments of one call.
 struct Channeled {
-    py::object grad, x, running_mean, running_var, weight;
-    bool use_batch;
-    std::optional<int64_t> num_groups;
+    py::object grad, x, weight;
     double eps;
     int64_t channel_axis;
     GivenStatistics stats;
+    py::object running_mean = py::none(), running_var = py::none();
+    bool use_batch = true;
+    std::optional<int64_t> num_groups;
 
-    // Of batch and instance norm.
-    Channeled(const Arguments& check, const char* flag, const py::handle* a)
+    // rest: what follows the weight, and what says which statistics.
+    Channeled(const Arguments& check, const py::handle* a, py::handle weight_, const py::handle* rest)
         : grad(check.array("grad", a[0])),
           x(check.array("x", a[1])),
-          running_mean(check.parameter("running_mean", a[2])),
-          running_var(check.parameter("running_var", a[3])),
-          weight(check.parameter("weight", a[4])),
-          use_batch(check.flag(flag, a[5])),
-          eps(check.eps(a[6])),
-          channel_axis(check.integer("channel_axis", a[7])),
-          stats(check, a[8], true) {}
+          weight(check.parameter("weight", weight_)),
+          eps(check.eps(rest[0])),
+          channel_axis(check.integer("channel_axis", rest[1])),
+          stats(check, rest[2], true) {}
+    // Of batch and instance norm.
+    Channeled(const Arguments& check, const char* flag, const py::handle* a) : Channeled(check, a, a[4], a + 6) {
+        running_mean = check.parameter("running_mean", a[2]), running_var = check.parameter("running_var", a[3]);
+        use_batch = check.flag(flag, a[5]);
+    }
 };
 
 py::object channel_gradients(const Arguments& check, const NormSpec& spec, Channeled a) {
@@ -161,10 +164,7 @@ py::object instance_norm_backward(const py::handle* a) {
 
 py::object group_norm_backward(const py::handle* a) {
     const Arguments check("group_norm_backward");
-    const py::none none;
-    const py::bool_ yes(true);
-    const py::handle all[] = {a[0], a[1], none, none, a[3], yes, a[4], a[5], a[6]};
-    Channeled channeled(check, "", all);
+    Channeled channeled(check, a, a[3], a + 4);
     channeled.num_groups = check.integer("num_groups", a[2]);
     return channel_gradients(check, kGroup, std::move(channeled));
 }
