@@ -20,7 +20,7 @@
 namespace fusednorm {
 namespace {
 
-// Where statistics belong to channels, or to channels of a sample.
+// The gradients where statistics belong to channels, or to channels of a sample.
 class ChannelGradients {
 public:
     ChannelGradients(const GradientOperation& operation, const Plan& plan_)
@@ -76,7 +76,7 @@ private:
 
     Workspaces workspaces() const { return {tiles, std::max(n, runs.batch), down ? n : 0, 0, threads}; }
 
-    // Statistics that are closed at once: those of one unit, or of a run of units that have one each.
+    // The statistics that are closed at once: those of one unit, or of a run of units that have one each.
     struct Several {
         Offsets first;
         int64_t n, per;        // per: channels of each
@@ -103,7 +103,7 @@ private:
         }
     }
 
-    // Statistics come from the moments found, or were given.
+    // Sets center, rstd and low from the moments found, or from what was given.
     void set_statistics(const Several& of, const Moments& m, const Numbers& to) const {
         const double count = static_cast<double>(plan.count());
         for (int64_t s = 0; s < of.n; ++s) {
@@ -121,7 +121,7 @@ private:
     void sum_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w) const {
         // The sign of an infinite grad * (x - mean) is known around the mean alone.
         for (const bool zero : {true, false}) {
-            // Moments of a segment are those of its columns.
+            // The moments of a segment are one for each column, before columns of a group are pooled.
             set_origins(of_unit(unit, gradient.rstd ? plan.stats() : n), moments, found.count_of(segment), zero, to.origin);
             add_up(unit, segment, to, w);
             if (are_finite(to.plain, channels)) return;
@@ -138,7 +138,7 @@ private:
         });
     }
 
-    // Along rows: of a piece, and of those behind it, whose channels follow. Rows of one channel are pooled.
+    // Adds up a piece along its rows, and the pieces behind it (next), whose channels follow. Rows of one channel are pooled.
     void add_up(const Piece& p, const Axis& next, const Sums& to) const {
         const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
         const bool pooled = p.row.affine == 0;
@@ -155,7 +155,7 @@ private:
         }
     }
 
-    // The same of a run of units.
+    // sum_segment() for a run of units.
     void sum_run(const Several& of, const Moments& moments, const Sums& to, const Workspace& w) const {
         const Axis step = plan.units.last(), row = last_of(plan.read.rows);
         set_origins(of, moments, found.count_of(0), true, to.origin);
@@ -169,8 +169,8 @@ private:
         }
     }
 
-    // From the sums to what grad_x is made of, and to the channels' shares in the gradients of weight and bias. Whether float
-    // holds the numbers.
+    // Turns the sums into the coefficients of grad_x, and into the channels' shares in the gradients of weight and bias.
+    // Returns whether float holds the coefficients.
     bool close(const Several& of, const Numbers& u, double* share) const {
         const double count = static_cast<double>(plan.count());
         const double* weight = static_cast<const double*>(op.weight) + of.first.affine;
@@ -188,7 +188,7 @@ private:
             std::fill_n(u.wide[kSlope] + s * of.per, of.per, slope);
             std::fill_n(u.wide[kOffset] + s * of.per, of.per, -(plain * rstd / count) - correction(low, slope));
         }
-        // grad times a factor: what normalize does around 0.
+        // With constant statistics grad_x is grad times a factor, which is what normalize does around 0.
         if (gradient.constant)
             for (const int unused : {kCenter, kSlope, kOffset}) std::fill_n(u.wide[unused], of.n * of.per, 0.0);
         *u.fits = op.x_type != Type::f64 && u.round(of.n * of.per);
@@ -243,7 +243,7 @@ private:
         write_pieces(unit, u, 0, plan.write.pieces());
     }
 
-    // So many units from this one on, each of one segment.
+    // Runs `size` units from this one on, each of one segment.
     void run_joined(int64_t index, int64_t size, const Numbers& all, double* share, const Workspace& w) const {
         const Offsets unit = place(plan.units, plan.origin, index);
         const Axis step = plan.units.last();
@@ -314,7 +314,8 @@ private:
     }
 };
 
-// With a weight for each value of a channel: so many are one channel's.
+// Group norm whose plan has a weight for each value (plan.spread of them for a channel): backward_rows with those weights, then
+// the sums of each channel.
 void backward_spread(const GradientOperation& op, const Plan& plan) {
     const int64_t channels = channels_of(op.of), all = channels * plan.spread;
     Buffer<double> memory(3, all);

@@ -18,7 +18,7 @@ inline bool fits_float_center(double center) {
 // What is only added: a tiny one may round to 0.
 inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126); }
 
-// What a difference that was lost is worth; nothing where its factor, or the difference, is not finite.
+// The correction that a lost difference needs, lost * factor; 0 where that is not finite.
 inline double correction(double lost, double factor) {
     const double worth = lost * factor;
     return std::isfinite(worth) ? worth : 0;
@@ -42,13 +42,14 @@ struct Sums {
             product[c] += correction(other.origin[c] - origin[c], other.plain[c]);
         }
     }
-    // The product around a center that lies so far from the origin. An infinite sum stays: the origin is near the mean then.
+    // Changes the product of channel c to the one around a center at this distance from the origin. An infinite sum stays: the
+    // origin is near the mean then.
     void move(int64_t c, double distance) const { product[c] -= correction(distance, plain[c]); }
 };
 
 enum : int { kCenter, kFactor, kSlope, kOffset };
 
-// What the channels of one unit have, or of several, n in all; and their statistics.
+// The coefficients of the n channels of one unit, or of several, and their statistics.
 struct Numbers {
     Sums sums;
     double* wide[4];   // by the names above
@@ -64,7 +65,7 @@ struct Numbers {
         float* floats = reinterpret_cast<float*>(next + 3 * n);
         for (float*& each : narrow) each = floats, floats += n;
     }
-    // From channel c on.
+    // The same numbers from channel c on.
     Numbers at(int64_t c) const {
         Numbers part = *this;
         part.sums = sums.at(c);
@@ -73,7 +74,7 @@ struct Numbers {
         part.low += c, part.rstd += c, part.fits += c;
         return part;
     }
-    // What rounding the center loses comes back in the offset.
+    // Rounds all to float; what rounding the center loses goes into the offset. Returns whether float holds them.
     bool round(int64_t n) const {
         bool all = true;
         for (int64_t c = 0; c < n; ++c) {

@@ -62,12 +62,13 @@ public:
     }
 
 private:
-    // Rows whose columns' sums are one partial sum: a part of the result's definition, as the blocks of the moments are.
+    // How many rows one partial sum of a column takes: a part of the result's definition, as the blocks of the moments are.
     static constexpr int64_t kLeastRows = 32, kMostBlocks = 64;
     // Rows taken at once, so that x and grad of all of them are in the cache, and few loads of the columns' sums are needed.
     static constexpr int64_t kStripValues = 4096, kLeastStrip = 8, kMostStrip = kMostRows;
     static constexpr int64_t kColumns = 256;
-    // Sums of fewer columns lie without gaps, and are taken apart for a strip: the kernel writes whole lanes.
+    // Fewer columns than this have their sums copied for each strip, since the kernel writes whole lanes: in `sums` they lie
+    // without gaps.
     static constexpr int64_t kNarrow = 16;
 
     const GradientOperation& gradient;
@@ -81,7 +82,7 @@ private:
     int64_t per;                 // rows of a statistic
     std::vector<float> weights;  // where float arithmetic is enough, and holds them
 
-    // What the rows of a strip have.
+    // The coefficients of the rows of a strip.
     template <class A>
     struct Rows {
         A center[kMostStrip], scale[kMostStrip], shift[kMostStrip], slope[kMostStrip], offset[kMostStrip];
@@ -89,7 +90,7 @@ private:
 
     int64_t whole_statistics(int64_t n) const { return (n + per - 1) / per * per; }
 
-    // Of `stats` statistics, the first of which begins with this row.
+    // Finds, or takes as given, center, scale and shift of `stats` statistics, the first of which begins with this row.
     void set_statistics(int64_t row, int64_t group, int64_t stats, Rows<double>& to) const {
         if (gradient.rstd) {
             for (int64_t s = 0; s < stats; ++s) {
@@ -107,16 +108,16 @@ private:
         }
     }
 
-    // What statistics have, to each of their rows.
+    // Copies the value of each statistic to each of its `per` rows.
     void spread(double* values, int64_t stats) const {
         for (int64_t s = stats - 1; s >= 0 && per > 1; --s) std::fill_n(values + s * per, per, double{values[s]});
     }
-    // And what rows have, added up.
+    // Adds up the values of the rows of each statistic.
     void add_rows(double* values, int64_t stats) const {
         for (int64_t s = 0; s < stats && per > 1; ++s)
             values[s] = std::accumulate(values + s * per + 1, values + (s + 1) * per, values[s * per]);
     }
-    // Values of a statistic.
+    // How many values a statistic has.
     double count() const { return static_cast<double>(cols * per); }
 
     bool narrow(const Rows<double>& rows_of, int64_t n, Rows<float>& to) const {

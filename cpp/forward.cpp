@@ -81,7 +81,7 @@ private:
         tiles.row_weight = weight, tiles.row_bias = bias;
     }
 
-    // A statistic is one row of x and of y.
+    // Whether a statistic is one row of x and of y.
     bool one_row() const { return !op.given && !down && plan.read.pieces() == 1 && plan.write.pieces() == 1; }
 
     // How far ahead normalize asks for x, in bytes. After a unit's sums its x is in the cache; and where the results go past
@@ -119,7 +119,7 @@ private:
         return c;
     }
 
-    // Of each channel, for so many columns.
+    // Writes the coefficients of each channel out for its plan.spread columns.
     Coefficients spread(const Coefficients& c, char* memory) const {
         const int64_t n_channels = channels_of(op), n_all = n_channels * plan.spread;
         const Coefficients all{memory, memory + 8 * n_all, memory + 16 * n_all, c.wide};
@@ -142,7 +142,7 @@ private:
 
     // ---- the sum that x is
 
-    // While a row is in the cache. Not where values next to each other in memory are of many rows.
+    // Whether the sum is made row by row, just before the row is normalized: not where neighbours in memory are of many rows.
     bool adds_by_row() const { return op.terms[0] && one_row() && plan.read.cols.x == 1; }
 
     void add_terms(const Piece& p) const {
@@ -157,7 +157,7 @@ private:
         k.sum[static_cast<int>(op.x_type)][op.term_type == op.x_type ? 0 : 1](tile);
     }
 
-    // All of it: the arrays are dense.
+    // Makes all of the sum at once: the arrays are dense.
     void add_terms() const {
         auto body = [&](int64_t item, int) {
             const int64_t begin = item * kItemValues;

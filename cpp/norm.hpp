@@ -54,7 +54,7 @@ inline bool in_float(const Operation& op) {
     return in_float(op.x_type, op.y_type, op.r != nullptr || op.activation != Activation::none);
 }
 
-// Whether float holds a factor. NaN, infinities and 0 give the same in any arithmetic.
+// Returns whether float holds a factor. NaN, infinities and 0 give the same in any arithmetic.
 inline bool fits_float(double factor) {
     const double size = std::fabs(factor);
     return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
@@ -63,7 +63,7 @@ inline bool fits_float(double factor) {
 // The type of weight and bias of an operation with rows_only.
 constexpr Type weight_type(bool is_in_float) { return is_in_float ? Type::f32 : Type::f64; }
 
-// Where the value `offset` values behind the first lies.
+// The address of the value at this offset, which is in values.
 inline const char* at(const void* array, int64_t offset, Type type) {
     return static_cast<const char*>(array) + offset * size_of(type);
 }

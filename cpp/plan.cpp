@@ -8,7 +8,7 @@ namespace fusednorm {
 namespace {
 
 constexpr int64_t kShortColumns = 16;
-// Columns that one channel becomes, and rows to come, so that writing the coefficients out is worth it.
+// Limits on how many columns one channel becomes, and how many rows there must be for writing the coefficients out to pay.
 constexpr int64_t kMostSpread = 64, kLeastSpread = 8;
 constexpr int64_t kMostSpreadWeights = int64_t{1} << 15;  // with the biases, as floats, they fit a small second-level cache
 
@@ -134,7 +134,7 @@ int choose_columns(Axes& axes, const Operation& op, Plan& plan, bool is_gradient
     return last;
 }
 
-// Down with groups: the axes of groups and of channels within a group are the columns together.
+// Down with groups: joins the axis of groups and that of channels within a group, which are the columns together.
 void join_groups(Axes& axes, int& cols, Plan& plan) {
     if (plan.direction != Direction::down || !is_pooled(axes[cols])) return;
     plan.per = axes[cols].size;
@@ -148,7 +148,7 @@ void join_groups(Axes& axes, int& cols, Plan& plan) {
     axes[cols].stat = 1;
 }
 
-// Many independent columns become panels, each a unit. Where no panel divides them they stay one.
+// Cuts many independent columns into panels, each a unit. Columns that no panel width divides stay one unit.
 void split_panels(Plan& plan) {
     const Axis c = plan.write.cols;
     if (plan.direction != Direction::down || plan.per != 1 || c.size <= kPanel) return;

@@ -38,7 +38,7 @@ struct Plan {
 
     int64_t segments() const { return (read.pieces() + segment - 1) / segment; }
     int64_t stats() const { return direction == Direction::down ? divided(read.cols.size, per) : 1; }  // of one unit
-    // Of one unit, with weights of their own: its columns, or those that its rows are of.
+    // How many channels one unit has: its columns, or the channels of its rows.
     int64_t channels() const;
     int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
 };

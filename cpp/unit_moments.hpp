@@ -23,7 +23,7 @@ public:
     // How many moments a segment has: one for each column, where those are statistics.
     int64_t columns() const { return down ? plan.read.cols.size : 1; }
 
-    // Values of each of a segment's moments.
+    // How many values each moment of this segment pools.
     double count_of(int64_t segment) const {
         const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
         if (down) return static_cast<double>(end - begin);
@@ -35,7 +35,7 @@ public:
         return static_cast<double>(values_before(end) - values_before(begin));
     }
 
-    // Of one segment of one unit.
+    // Finds the moments of one segment of one unit.
     void segment(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
         double before = 0;
         const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
@@ -66,7 +66,7 @@ public:
         return finish(unit, first, w, plan.stats(), 1);
     }
 
-    // All of it, on one thread.
+    // Finds the moments of a whole unit on one thread.
     Moments unit(const Offsets& at, const Workspace& w) const {
         segment(at, 0, w, w.unit);
         return merge_segments(at, w, [&](int64_t s) {
@@ -76,7 +76,7 @@ public:
         });
     }
 
-    // Of a run of small units, each of one tile.
+    // Finds the moments of a run of small units, each of one tile.
     void joined(const Offsets& first, int64_t units, const Workspace& w, Moments out) const {
         const Axis row = last_of(plan.read.rows);
         int64_t ld;
@@ -84,7 +84,7 @@ public:
         k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, units, ld, row.size, row.x, plan.read.cols.size}, out);
     }
 
-    // Columns become the statistics that they share, and go where the caller keeps them, `step` apart.
+    // Pools the columns of each statistic, closes integer sums, and stores the result where the caller keeps it, `step` apart.
     Moments finish(const Offsets& unit, Moments columns, const Workspace& w, int64_t stats, int64_t step) const {
         Moments result = columns;
         if (plan.per > 1) {

@@ -60,7 +60,7 @@ py::object numpy(const char* name);  // what numpy has of that name
 
 constexpr int kContiguous = 0x0001, kFortran = 0x0002, kAligned = 0x0100, kWriteable = 0x0400;  // NumPy's array flags
 
-// What function gives, whose casts neither warn nor raise, whatever the user's errstate is.
+// Calls a function of NumPy whose casts shall neither warn nor raise, whatever the user's errstate is.
 py::object call_quietly(const py::object& function, const py::tuple& arguments, const py::dict& named = py::dict());
 
 }  // namespace fusednorm

@@ -76,7 +76,7 @@ py::object moments(const py::handle* a) {
     return py::make_tuple(rounded(m.mean, type, shape, strides.data()), rounded(m.m2, type, shape, strides.data()));
 }
 
-// Doubles as an array of a float dtype.
+// Rounds an array of doubles to a float dtype, once.
 py::object rounded_array(const py::handle* a) {
     const Arguments check("rounded");
     const Array x = check.input("x", check.array("x", a[0]));

@@ -56,10 +56,10 @@ struct NormalizedShape {
 
     NormalizedShape(const Arguments& check, py::handle object)
         : sizes(check.integers("normalized_shape", object)), given(object) {}
-    // How many they are: x must end with them.
+    // Returns how many dimensions they are, after checking that x ends with them.
     int count(const Arguments& check, const Array& x) const;
 };
-// Of rms norm's eps=None.
+// What rms norm's eps=None stands for.
 double smallest_step(Type result);
 void push_row_axes(Operation& op, const Operands& arrays, int dims);
 

@@ -14,7 +14,7 @@ bool same_places(const Array& a, const Array& b) {
     return a.data == b.data && size_of(a.type) == size_of(b.type) && same_strides(a, b);
 }
 
-// Of an array whose dtype the kernels know.
+// The type of an array whose dtype the kernels know.
 Type type_of_memory(const py::array& a) {
     Type type = Type::f64;
     type_of(a.dtype(), type);

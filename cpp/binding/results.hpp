@@ -13,7 +13,7 @@ public:
            std::initializer_list<py::object> before);
     Array view;
     py::object finish();
-    // That none of these, which the call updates, lies where the values end.
+    // Refuses an `out` that shares memory with arrays that the call updates.
     void check_apart(const Arguments& arguments, std::initializer_list<py::object> updated) const;
     // Where the values end: out, or the fresh array.
     Array place() const { return target ? view_of(py::reinterpret_borrow<py::array>(target), view.type) : view; }

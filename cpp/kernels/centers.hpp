@@ -30,21 +30,22 @@ FUSEDNORM_INLINE void add_square(Doubles& sum, const Doubles& a) {
     }
 }
 
-// Whether what sums were taken around was near, so that they are right.
+// Returns whether the center of a block's sums was near enough to its mean for the sums to be exact: see kNear.
 template <class V>
 FUSEDNORM_INLINE auto is_near(const V& sum, const V& squares, double n) {
     return is_at_most(sum * sum * (kNear + 1), squares * (n * kNear));
 }
 
-// Of sixteen, whether all were, and in range.
+// Returns whether all sixteen blocks were summed near their means, and no sum left the range of doubles.
 template <class V>
 FUSEDNORM_INLINE bool are_near(const V& sums, const V& squares, double n) {
     const V zero = squares - squares;  // NaN beyond the range
     return sum(select(is_near(sums, squares, n), zero, V{} + 1.0)) == 0;
 }
 
-// Else around what to sum again, after sums around k of n values (Narrow: not doubles): k itself where it was near. The first
-// value comes before the mean, since it is exact: a constant has no variance. Not inlined: every type's loops would repeat it.
+// Returns the center to sum n values around once more, after sums around k (Narrow: not doubles); k itself where it was near.
+// The first value comes before the mean, since it is exact: a constant has no variance. Not inlined: every type's loops would
+// repeat it.
 template <bool Narrow, class V>
 __attribute__((noinline)) V next_center(const V& k, const V& first, const V& sum, const V& squares, double n) {
     const V zero{}, mean = k + sum / n;
@@ -58,7 +59,7 @@ __attribute__((noinline)) V next_center(const V& k, const V& first, const V& sum
 }
 constexpr int kMostCenters = 3;  // 0, the first value, the mean
 
-// Whether they will, guessed from a few values: it spares reading the block twice.
+// Guesses from a few values whether sums around 0 will be near: that spares reading the block twice.
 template <class V, class... Others>
 FUSEDNORM_INLINE auto looks_near(const V& first, const Others&... others) {
     return is_at_most(absolute(first), (absolute(others - first) + ...) * 8.0);

@@ -148,7 +148,7 @@ void gradient_sums_cols(const GradientColsTile& t) {
                            t.scratch);
 }
 
-// ---- grad_x of statistics that are columns, or that rows share
+// ---- grad_x, where coefficients belong to columns or to rows
 
 template <class A>
 struct RowSlopes {

@@ -56,7 +56,7 @@ constexpr int64_t fold_of(int64_t cols) {
     while (fold * cols % 16 != 0 || fold * cols < 48) fold *= 2;
     return fold;
 }
-// Of rows whose columns are summed.
+// How many rows are read as one where columns are summed.
 constexpr int64_t fold_of(int64_t rows, int64_t ld, int64_t cols) {
     return ld == cols && rows >= kFoldRows ? fold_of(cols) : 1;
 }

@@ -236,7 +236,7 @@ FUSEDNORM_INLINE double sum(const VectorOf<double, 32>::type& a) {
 FUSEDNORM_INLINE double sum(const VectorOf<double, 64>::type& a) {
     return sum(__builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7));
 }
-// The lanes of all registers in one of them.
+// Adds up the registers: one register of partial sums is left.
 FUSEDNORM_INLINE Lanes<double>::Part folded(Lanes<double> a) {
     FUSEDNORM_LANES_UNROLL
     for (int step = Lanes<double>::kParts / 2; step > 0; step /= 2) {

@@ -11,7 +11,7 @@ namespace {
 using Bits = VectorOf<int64_t, kBytes>::type;
 constexpr int64_t kSignBit = INT64_MIN;
 
-// f of each register's bits, and those of b.
+// Applies f to the bits of every register of a and of b.
 template <class F>
 FUSEDNORM_INLINE Lanes<double> map_bits(const Lanes<double>& a, const Lanes<double>& b, F f) {
     using Part = Lanes<double>::Part;

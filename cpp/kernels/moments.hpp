@@ -125,7 +125,7 @@ struct CoefficientsOf {
             misfits += far + large + select(is_at_most(size, zero), zero, small);
         }
     }
-    // The same, where it is not inlined once more.
+    // make() as one function: not inlined at every caller.
     __attribute__((noinline)) void make_apart(int64_t i, int64_t n, const MomentsOf<Lanes<double>>& m,
                                               const Lanes<double>& rstd, const Lanes<double>& weight,
                                               const Lanes<double>& bias) {

@@ -50,7 +50,7 @@ FUSEDNORM_INLINE LaneSums block_sums(double k, const T* x, int64_t rows, int64_t
     return sums_around<T, Centered, false>(k, x, rows, ld, cols);
 }
 
-// What a block's values are summed around: its first, or 0 where that is near, it seems.
+// The center that a block's values are summed around: the first value, or 0 where a few values say that 0 is near.
 template <class T>
 FUSEDNORM_INLINE double center_of(double first, const T* x, int64_t rows, int64_t cols) {
     // Values that are about to be read: those of a row's other end would be waited for.
@@ -75,7 +75,8 @@ __attribute__((noinline)) MomentsOf<double> block_moments(const T* x, int64_t ro
     }
 }
 
-// The same of up to sixteen blocks, block_ld apart: what follows the sums takes as long as a short row does.
+// The moments of up to sixteen blocks, block_ld apart, which are closed side by side: closing one takes as long as a short row
+// does.
 template <class T, bool Centered>
 FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows, int64_t ld,
                                                         int64_t cols) {

@@ -6,7 +6,7 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
-// Of up to sixteen rows: what follows the sums takes as long as a short row does.
+// The sums of up to sixteen rows, which are closed side by side: closing one takes as long as a short row does.
 template <class T>
 FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, int64_t rows) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
@@ -51,7 +51,7 @@ FUSEDNORM_INLINE auto half_of(const V& a, std::index_sequence<I...>) {
     return __builtin_shufflevector(a, a, (First + static_cast<int>(I))...);
 }
 
-// Register i of two.
+// Half i of a register of floats, as doubles.
 FUSEDNORM_INLINE Doubles as_doubles(const Lanes<float>::Part& a, int i) {
     constexpr auto half = std::make_index_sequence<Lanes<double>::kWidth>();
     return convert_part<Doubles>(i == 0 ? half_of<0>(a, half) : half_of<Lanes<double>::kWidth>(a, half));

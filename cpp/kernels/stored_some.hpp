@@ -162,7 +162,7 @@ FUSEDNORM_INLINE void store_few(T* p, const Lanes<A>& a, int64_t n) {
     store_few_apart(p, a, n);
 }
 
-// One value.
+// One stored value as a double.
 template <class T>
 FUSEDNORM_INLINE double as_double(const T& value) {
     if constexpr (is_half<T>) {

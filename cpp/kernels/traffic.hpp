@@ -17,7 +17,7 @@ template <class T>
 constexpr int64_t line_values =
     kLineBytes / static_cast<int64_t>(sizeof(T)) < kLanes ? kLanes : kLineBytes / static_cast<int64_t>(sizeof(T));
 
-// How many values p lies behind where that begins.
+// How many values p lies behind the beginning of its unit.
 template <class T>
 FUSEDNORM_INLINE int64_t past_line(const T* p) {
     return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) / sizeof(T) % line_values<T>);
@@ -38,7 +38,7 @@ FUSEDNORM_INLINE void stream_part(void* p, const R& raw) {
     __builtin_memcpy(p, &raw, sizeof raw);
 }
 
-// p lies on a line's boundary, or sixteen values from it.
+// Streams sixteen values to p, which lies on the boundary of a line or sixteen values from one.
 template <class T, class A>
 FUSEDNORM_INLINE void stream(T* p, const Lanes<A>& a) {
     const auto& value = encodable<T>(a);

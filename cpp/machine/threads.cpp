@@ -88,9 +88,10 @@ void leave_core(int core) {
 
 constexpr int kMostSpare = 64;
 
-// So many threads, or fewer where the system refuses them (a limit on the user's processes, or a container's): OpenMP would
-// end the process. It keeps those of a calling thread's last team, so that only more of them are tried: 0.1 to 0.2 ms. And so
-// that they need not be started again, the team is as large as the last one, where `most` allows it.
+// Returns how many of these threads can be started: fewer where the system refuses them (a limit on the user's processes, or a
+// container's): OpenMP would end the process. It keeps those of a calling thread's last team, so that only more of them are
+// tried: 0.1 to 0.2 ms. And so that they need not be started again, the team is as large as the last one, where `most` allows
+// it.
 int startable(int threads, int most) {
     constexpr int kNever = std::numeric_limits<int>::max();
     thread_local int kept = 1, granted = 1, refused = kNever;
@@ -99,7 +100,7 @@ int startable(int threads, int most) {
     // Limits are lifted: now and then it is asked for again.
     if (threads >= refused && ++calls % 256 != 0) threads = granted;
     if (threads <= kept) return kept = threads;
-    // And some more: a thread that was joined counts until the system has put it away, a moment later.
+    // Some more than needed are tried: a thread that was joined counts until the system has put it away, a moment later.
     const int more = threads - kept;
     const auto tried = static_cast<size_t>(more + std::min(more, kMostSpare));
     std::mutex gate;
