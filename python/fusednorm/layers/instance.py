@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array, real_array
+from fusednorm.arrays import Activation, Array, as_array, real_array
 from fusednorm.layers.running import RunningNorm
 
 
@@ -38,7 +38,7 @@ class InstanceNorm(RunningNorm):
         *,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
         channel_axis: int = 1,
     ) -> None:
         super().__init__(
