@@ -104,7 +104,7 @@ class SyncBatchNorm(BatchNorm):
     Parameters
     ----------
     num_features, eps, momentum, affine, track_running_stats, bias, dtype, activation, channel_axis
-        As for `fusednorm.BatchNorm2d`; x may have any number of dimensions from 2 on.
+        As for `fusednorm.layers.BatchNorm`.
     comm
         An mpi4py communicator; None: ``MPI.COMM_WORLD``.
     """

@@ -18,8 +18,8 @@ class InstanceNorm(RunningNorm):
         y = \frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
 
     Mean and variance are those of each sample, also in evaluation, unless running statistics are kept. Parameters are those
-    of `BatchNorm`, with ``affine=False`` and ``track_running_stats=False`` by default. A sample without the axis N is
-    taken too; `channel_axis` counts N, and with ``channel_axis=0`` there is none.
+    of `fusednorm.layers.BatchNorm`, with ``affine=False`` and ``track_running_stats=False`` by default. A sample without the
+    axis N is taken too; `channel_axis` counts N, and with ``channel_axis=0`` there is none.
 
     ``num_batches_tracked`` counts only where it is needed, with ``momentum=None``; torch leaves it 0.
 
@@ -142,7 +142,7 @@ class InstanceNorm(RunningNorm):
 
 
 class InstanceNorm1d(InstanceNorm):
-    """Instance normalization of ``(N, C, L)`` and ``(C, L)``: see `InstanceNorm`.
+    """Instance normalization of ``(N, C, L)`` and ``(C, L)``: see `fusednorm.layers.InstanceNorm`.
 
     Examples
     --------
@@ -156,7 +156,7 @@ class InstanceNorm1d(InstanceNorm):
 
 
 class InstanceNorm2d(InstanceNorm):
-    """Instance normalization of ``(N, C, H, W)`` and ``(C, H, W)``: see `InstanceNorm`.
+    """Instance normalization of ``(N, C, H, W)`` and ``(C, H, W)``: see `fusednorm.layers.InstanceNorm`.
 
     Examples
     --------
@@ -169,7 +169,7 @@ class InstanceNorm2d(InstanceNorm):
 
 
 class InstanceNorm3d(InstanceNorm):
-    """Instance normalization of ``(N, C, D, H, W)`` and ``(C, D, H, W)``: see `InstanceNorm`.
+    """Instance normalization of ``(N, C, D, H, W)`` and ``(C, D, H, W)``: see `fusednorm.layers.InstanceNorm`.
 
     Examples
     --------
