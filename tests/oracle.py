@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-EPS64 = np.finfo(np.float64).eps
+EPS32, EPS64 = (float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
 
 
 def widen(x):
@@ -63,9 +63,7 @@ def norm(x, statistics, eps, weight, bias, dtype, count):
     """Return what ``(x - mean) / sqrt(var + eps) * weight + bias`` gives in `dtype`, all of them broadcasting with x.
 
     With ``z = (y - bias) / weight`` the tolerance is ``unit * max(1, |z|) * |weight| + eps(dtype) * |bias|``, where eps is
-    the dtype's (two roundings of the bias), and unit is 2e-6 for float32: the promise of the README, whatever the
-    sizes of x, mean and eps. Half precision adds the rounding of the result, eps / 2. For float64 unit is `sums_unit`:
-    statistics that stay float64 carry the errors of their sums.
+    the dtype's (two roundings of the bias), whatever the sizes of x, mean and eps.
     """
     x, weight, bias = widen(x), np.asarray(weight, np.longdouble), np.asarray(bias, np.longdouble)
     origin, offset, var = statistics
@@ -78,11 +76,29 @@ def sums_unit(count):
     return (8 + 4 * min(count, 256)) * EPS64
 
 
+def unit(dtype, count=256):
+    """Bound the error of a norm in `dtype` of a weight of 1.
+
+    float32: 8 eps, the 1e-6 of the README. Half precision adds the rounding of the result, eps / 2. float64: `sums_unit`, since
+    statistics that stay float64 carry the errors of their sums.
+    """
+    if dtype == np.float64:
+        return sums_unit(count)
+    return 8 * EPS32 + (0 if dtype == np.float32 else float(ml_dtypes.finfo(dtype).eps) / 2)
+
+
 def norm_tolerance(z, weight, bias, dtype, count=1):
     info = ml_dtypes.finfo(dtype)
-    eps = float(info.eps)
-    unit = sums_unit(count) if dtype == np.float64 else 2e-6 + (0 if dtype == np.float32 else eps / 2)
-    return unit * np.maximum(1, np.abs(z)) * np.abs(weight) + eps * np.abs(bias) + float(info.smallest_subnormal)
+    scale = np.maximum(1, np.abs(z)) * np.abs(weight)
+    return unit(dtype, count) * scale + float(info.eps) * np.abs(bias) + float(info.smallest_subnormal)
+
+
+def agree(got, wanted, scale=4):
+    """Check a result against another library's by the narrower dtype; `scale` bounds the weights and biases."""
+    __tracebackhide__ = True
+    wanted = np.asarray(wanted.detach() if hasattr(wanted, "detach") else wanted)
+    tolerance = max(unit(got.dtype), unit(wanted.dtype))
+    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=scale * tolerance)
 
 
 def mean_and_var(x, axes, dtype, ddof=0, keepdims=False):

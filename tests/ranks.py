@@ -2,6 +2,7 @@
 
 import fusednorm as fn
 import numpy as np
+import oracle
 from fusednorm.layers import BatchNorm
 from fusednorm.mpi import SyncBatchNorm, allreduce
 from mpi4py import MPI
@@ -72,7 +73,7 @@ def check_layer(dtype, channel_axis, momentum, sizes):
         got = layer(part(x, sizes))
         assert got.dtype == dtype
         # Deviations below 5 and weights up to 4; of float64 the mean, 33 deviations, is handed on as one number.
-        unit = 2e-6 if dtype == "f4" else 33 * np.finfo(dtype).eps
+        unit = oracle.unit(np.float32) if dtype == "f4" else 33 * np.finfo(dtype).eps
         np.testing.assert_allclose(got, part(wanted, sizes), rtol=0, atol=unit * 5 * 4)
         np.testing.assert_allclose(layer.running_mean, mean, rtol=2 * np.finfo(dtype).eps)
         np.testing.assert_allclose(layer.running_var, var, rtol=8 * np.finfo(dtype).eps)

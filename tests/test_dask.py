@@ -203,6 +203,7 @@ def test_parameters_as_the_functions_take_them(rng):
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker():
     """In a process of its own: two worker processes, one killed once a few blocks are done."""
+    pytest.importorskip("distributed")
     result = run_python(str(Path(__file__).parent / "cluster.py"))
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "fine"

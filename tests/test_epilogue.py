@@ -3,14 +3,16 @@
 import itertools
 import math
 from dataclasses import replace
+from typing import get_args
 
 import cases
 import fusednorm as fn
 import ml_dtypes
 import numpy as np
 import pytest
+from fusednorm.arrays import Activation
 
-ACTIVATIONS = ("relu", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardswish", "leaky_relu")
+ACTIVATIONS = get_args(Activation)
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 

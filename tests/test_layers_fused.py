@@ -4,6 +4,7 @@ import cases
 import fusednorm as fn
 import layer_cases
 import numpy as np
+import oracle
 import pytest
 from layer_cases import ONE_OF_EACH, every_layer
 
@@ -11,8 +12,8 @@ ACTIVATIONS = {"relu": lambda y: np.maximum(y, 0), "tanh": np.tanh}
 
 
 def unit(y):
-    """What two more roundings of a float32 result may add to the 2e-6 of the norm."""
-    return 4e-6 * max(1, np.abs(y).max())
+    """What two more roundings of a float32 result may add to the norm's own error."""
+    return 2 * oracle.unit(np.float32) * max(1, np.abs(y).max())
 
 
 @every_layer

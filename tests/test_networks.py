@@ -2,6 +2,7 @@
 
 import fusednorm as fn
 import numpy as np
+import oracle
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,16 +14,14 @@ nn = torch.nn
 TRAINED = 1280  # of the 1797 digits; the others are the test set
 BATCH = 64
 BLOCKS = {"block1": 1, "block2": 2}  # and their strides
-FLOAT_TOLERANCE = 2e-6
 
 
 fused_or_not = pytest.mark.parametrize("fused", [False, True])
 
 
 def tolerance(wanted, depth, dtype=np.float32):
-    """Every layer adds its 2e-6 (float64: in proportion) of the largest value; `depth` layers are one after the other."""
-    unit = FLOAT_TOLERANCE * np.finfo(dtype).eps / np.finfo(np.float32).eps
-    return {"rtol": 0, "atol": depth * unit * max(1, np.abs(wanted).max())}
+    """Every layer adds its error, relative to the largest value; `depth` layers are one after the other."""
+    return {"rtol": 0, "atol": depth * oracle.unit(dtype, 1) * max(1, np.abs(wanted).max())}
 
 
 # ---- a residual network

@@ -22,7 +22,7 @@ def test_the_project_has_one_version():
     """Installed and imported from the same source."""
     (version,) = re.findall(r'(?m)^version = "(.*)"$', text_of("pyproject.toml"))
     assert fn.__version__ == version
-    assert version not in text_of(".docs/conf.py") + text_of(".github/CITATION.cff") + text_of("CMakeLists.txt")
+    assert version not in text_of(".docs/conf.py") + text_of("CMakeLists.txt")
 
 
 def test_changelog_starts_with_the_version():

@@ -1,7 +1,5 @@
 """A small convolutional network with BatchNorm, trained in NumPy and fusednorm on scikit-learn's digits, and in torch."""
 
-import time
-
 import fusednorm as fn
 import numpy as np
 import pytest
@@ -102,12 +100,10 @@ def batches(images, labels, epochs):
 @pytest.mark.slow
 def test_digits():
     images, labels, test_images, test_labels = digits()
-    network, start = Network(), time.perf_counter()
+    network = Network()
     losses = [network.step(x, t) for x, t in batches(images, labels, 6)]
     accuracy = np.mean(network.predict(test_images) == test_labels)
-    print(f"accuracy {accuracy:.4f}, last loss {losses[-1]:.4f}, {time.perf_counter() - start:.1f} s")
-    assert accuracy > 0.95, f"{accuracy:.3f}; the last loss was {losses[-1]:.3f}"
-    assert time.perf_counter() - start < 60
+    assert accuracy >= 0.975, f"{accuracy:.4f}; the last loss was {losses[-1]:.4f}"
 
 
 def test_losses_are_those_of_torch():

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 from operator import index
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
+Activation = Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardswish", "leaky_relu"]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 MOST_DIMS = 64  # NumPy's

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array, flag, integer
+from fusednorm.arrays import Activation, Array, as_array, flag, integer
 from fusednorm.functional import Moments
 from fusednorm.states import STATE_VALUES, Floats, finish
 
@@ -115,7 +115,7 @@ def batch_norm(
     *,
     channel_axis: int = 1,
     residual: Any = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
     """`fusednorm.batch_norm` in eval form. The running statistics may be Dask arrays, as `moments` gives them.
@@ -144,7 +144,7 @@ def instance_norm(
     *,
     channel_axis: int = 1,
     residual: Any = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
     """`fusednorm.instance_norm`, lazily. The spatial axes are put into one block, where their statistics are used.
@@ -175,7 +175,7 @@ def group_norm(
     *,
     channel_axis: int = 1,
     residual: Any = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
     """`fusednorm.group_norm`, lazily. Each sample is put into one block."""
@@ -196,7 +196,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     residual: Any = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
     """`fusednorm.layer_norm`, lazily. The normalized axes are put into one block."""
@@ -213,7 +213,7 @@ def rms_norm(
     eps: float | None = None,
     *,
     residual: Any = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
     """`fusednorm.rms_norm`, lazily. The normalized axes are put into one block."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, as_array, is_float, number
+from fusednorm.arrays import Activation, Array, as_array, is_float, number
 from fusednorm.layers import BatchNorm
 from fusednorm.running import RunningMoments
 from fusednorm.states import STATE_VALUES, Floats
@@ -104,7 +104,7 @@ class SyncBatchNorm(BatchNorm):
     Parameters
     ----------
     num_features, eps, momentum, affine, track_running_stats, bias, dtype, activation, channel_axis
-        As for `fusednorm.BatchNorm2d`; x may have any number of dimensions from 2 on.
+        As for `fusednorm.layers.BatchNorm`.
     comm
         An mpi4py communicator; None: ``MPI.COMM_WORLD``.
     """
@@ -120,7 +120,7 @@ class SyncBatchNorm(BatchNorm):
         comm: Any = None,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
         channel_axis: int = 1,
     ) -> None:
         options: dict[str, Any] = {"bias": bias, "dtype": dtype, "activation": activation, "channel_axis": channel_axis}

@@ -5,7 +5,7 @@ from typing import Literal, SupportsIndex, overload
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
-from fusednorm.arrays import Array
+from fusednorm.arrays import Activation, Array
 
 
 @overload
@@ -22,7 +22,7 @@ def batch_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[False] = False,
@@ -41,7 +41,7 @@ def batch_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[True],
@@ -60,7 +60,7 @@ def batch_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool,
@@ -78,7 +78,7 @@ def batch_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool = False,

@@ -5,7 +5,7 @@ from typing import Literal, SupportsIndex, overload
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
-from fusednorm.arrays import Array
+from fusednorm.arrays import Activation, Array
 
 
 @overload
@@ -19,7 +19,7 @@ def group_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[False] = False,
@@ -35,7 +35,7 @@ def group_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[True],
@@ -51,7 +51,7 @@ def group_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool,
@@ -66,7 +66,7 @@ def group_norm(
     *,
     channel_axis: SupportsIndex = 1,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool = False,

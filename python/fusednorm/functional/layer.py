@@ -6,7 +6,7 @@ from typing import Literal, SupportsIndex, overload
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
-from fusednorm.arrays import Array
+from fusednorm.arrays import Activation, Array
 
 
 @overload
@@ -19,7 +19,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[False] = False,
@@ -34,7 +34,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[True],
@@ -49,7 +49,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool,
@@ -63,7 +63,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool = False,

@@ -6,7 +6,7 @@ from typing import Literal, SupportsIndex, overload
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
-from fusednorm.arrays import Array
+from fusednorm.arrays import Activation, Array
 
 
 @overload
@@ -18,7 +18,7 @@ def rms_norm(
     eps: float | None = None,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[False] = False,
@@ -32,7 +32,7 @@ def rms_norm(
     eps: float | None = None,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: Literal[True],
@@ -46,7 +46,7 @@ def rms_norm(
     eps: float | None = None,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool,
@@ -59,7 +59,7 @@ def rms_norm(
     eps: float | None = None,
     *,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     dtype: DTypeLike | None = None,
     out: Array | None = None,
     return_stats: bool = False,

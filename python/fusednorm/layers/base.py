@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm.arrays import Array, flag, float_dtype, is_float, parameter_array, text
+from fusednorm.arrays import Activation, Array, flag, float_dtype, is_float, parameter_array, text
 from fusednorm.layers.state import read_state
 from fusednorm.locks import Guarded
 
@@ -38,11 +38,11 @@ class Layer(Guarded, ABC):
     _names: ClassVar[tuple[str, ...]]  # of the arrays, in the order of torch's state_dict
 
     eps: Any  # a float; RMSNorm's may be None
-    activation: str | None
+    activation: Activation | None
     training: bool
     weight: Array | None
 
-    def __init__(self, shape: tuple[int, ...], eps: float | None, activation: str | None, dtype: DTypeLike) -> None:
+    def __init__(self, shape: tuple[int, ...], eps: float | None, activation: Activation | None, dtype: DTypeLike) -> None:
         self._shape = shape
         self._dtype = float_dtype(type(self).__name__, dtype)
         self.eps, self.activation, self.training = eps, activation, True

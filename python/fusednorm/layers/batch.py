@@ -176,7 +176,7 @@ class BatchNorm(RunningNorm):
 
 
 class BatchNorm1d(BatchNorm):
-    """Batch normalization of ``(N, C)`` and ``(N, C, L)``: see `BatchNorm`.
+    """Batch normalization of ``(N, C)`` and ``(N, C, L)``: see `fusednorm.layers.BatchNorm`.
 
     Examples
     --------
@@ -189,7 +189,7 @@ class BatchNorm1d(BatchNorm):
 
 
 class BatchNorm2d(BatchNorm):
-    """Batch normalization of ``(N, C, H, W)``: see `BatchNorm`.
+    """Batch normalization of ``(N, C, H, W)``: see `fusednorm.layers.BatchNorm`.
 
     Examples
     --------
@@ -203,7 +203,7 @@ class BatchNorm2d(BatchNorm):
 
 
 class BatchNorm3d(BatchNorm):
-    """Batch normalization of ``(N, C, D, H, W)``: see `BatchNorm`.
+    """Batch normalization of ``(N, C, D, H, W)``: see `fusednorm.layers.BatchNorm`.
 
     Examples
     --------

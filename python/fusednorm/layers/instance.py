@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import functional
-from fusednorm.arrays import Array, as_array, real_array
+from fusednorm.arrays import Activation, Array, as_array, real_array
 from fusednorm.layers.running import RunningNorm
 
 
@@ -18,8 +18,8 @@ class InstanceNorm(RunningNorm):
         y = \frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \mathrm{eps}}} \cdot \mathrm{weight}_c + \mathrm{bias}_c
 
     Mean and variance are those of each sample, also in evaluation, unless running statistics are kept. Parameters are those
-    of `BatchNorm`, with ``affine=False`` and ``track_running_stats=False`` by default. A sample without the axis N is
-    taken too; `channel_axis` counts N, and with ``channel_axis=0`` there is none.
+    of `fusednorm.layers.BatchNorm`, with ``affine=False`` and ``track_running_stats=False`` by default. A sample without the
+    axis N is taken too; `channel_axis` counts N, and with ``channel_axis=0`` there is none.
 
     ``num_batches_tracked`` counts only where it is needed, with ``momentum=None``; torch leaves it 0.
 
@@ -38,7 +38,7 @@ class InstanceNorm(RunningNorm):
         *,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
         channel_axis: int = 1,
     ) -> None:
         super().__init__(
@@ -139,7 +139,7 @@ class InstanceNorm(RunningNorm):
 
 
 class InstanceNorm1d(InstanceNorm):
-    """Instance normalization of ``(N, C, L)`` and ``(C, L)``: see `InstanceNorm`.
+    """Instance normalization of ``(N, C, L)`` and ``(C, L)``: see `fusednorm.layers.InstanceNorm`.
 
     Examples
     --------
@@ -153,7 +153,7 @@ class InstanceNorm1d(InstanceNorm):
 
 
 class InstanceNorm2d(InstanceNorm):
-    """Instance normalization of ``(N, C, H, W)`` and ``(C, H, W)``: see `InstanceNorm`.
+    """Instance normalization of ``(N, C, H, W)`` and ``(C, H, W)``: see `fusednorm.layers.InstanceNorm`.
 
     Examples
     --------
@@ -166,7 +166,7 @@ class InstanceNorm2d(InstanceNorm):
 
 
 class InstanceNorm3d(InstanceNorm):
-    """Instance normalization of ``(N, C, D, H, W)`` and ``(C, D, H, W)``: see `InstanceNorm`.
+    """Instance normalization of ``(N, C, D, H, W)`` and ``(C, D, H, W)``: see `fusednorm.layers.InstanceNorm`.
 
     Examples
     --------

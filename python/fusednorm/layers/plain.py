@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, array_axis, as_array, integer, sizes
+from fusednorm.arrays import Activation, Array, array_axis, as_array, integer, sizes
 from fusednorm.layers.base import Layer
 
 
@@ -20,7 +20,7 @@ class RowNorm(Layer):
         eps: float | None,
         elementwise_affine: bool,
         dtype: DTypeLike,
-        activation: str | None,
+        activation: Activation | None,
     ) -> None:
         shape: Any = normalized_shape
         self.normalized_shape: tuple[int, ...] = shape
@@ -97,7 +97,7 @@ class LayerNorm(RowNorm):
         bias: bool = True,
         *,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, dtype, activation)
         self.bias = self._filled("bias", 0, elementwise_affine, bias)
@@ -157,7 +157,7 @@ class RMSNorm(RowNorm):
         elementwise_affine: bool = True,
         *,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, dtype, activation)
 
@@ -233,7 +233,7 @@ class GroupNorm(Layer):
         *,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
         channel_axis: int = 1,
     ) -> None:
         self.num_groups = integer("GroupNorm: num_groups", num_groups)

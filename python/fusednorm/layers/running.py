@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm.arrays import MOST_DIMS, Array, array_axis, as_array, sizes
+from fusednorm.arrays import MOST_DIMS, Activation, Array, array_axis, as_array, sizes
 from fusednorm.layers.base import Layer
 
 SPATIAL = {0: (), 1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -43,7 +43,7 @@ class RunningNorm(Layer):
         *,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
+        activation: Activation | None = None,
         channel_axis: int = 1,
     ) -> None:
         (self.num_features,) = sizes(f"{type(self).__name__}: num_features", [num_features])
