@@ -179,18 +179,15 @@ void cut_rows(const Operation& op, const Plan& plan, Tiling& t) {
 // Where a statistic is of several channels, whose few values follow each other as they do, each value gets a weight of its own,
 // and the statistic is one row: rows of fewer than sixteen values take as long as whole ones. x alone decides.
 void spread_weights(const Operation& op, bool is_gradient, Axes& axes, Plan& plan) {
-    int64_t values = 1, samples = 1;
+    int64_t values = 1;
     int channel = axes.n - 1;
     for (; channel >= 0 && is_pooled(axes[channel]) && axes[channel].affine == 0 && axes[channel].x == values; --channel)
         values *= axes[channel].size;
     if (op.given || op.rows_only || channel < 0 || values == 1 || values >= kShortColumns) return;
     const Axis c = axes[channel];
     if (!is_pooled(c) || c.affine != 1 || c.x != values || channels_of(op) * values > kMostSpreadWeights) return;
-    for (int i = 0; i < channel; ++i) {
+    for (int i = 0; i < channel; ++i)
         if (is_gradient && is_pooled(axes[i])) return;  // it takes rows that are one run
-        if (axes[i].affine == 0) samples *= axes[i].size;
-    }
-    if (is_gradient && samples == 1) return;  // the sums of each value's gradients would take as long
     plan.spread = values;
     for (int i = 0; i < axes.n; ++i) axes[i].affine = i > channel ? axes[i].x : axes[i].affine * values;
 }

@@ -98,11 +98,12 @@ refused(("instance_norm",), "x", ValueError, "more than one spatial element", r"
 
 for eps in (-1e-5, -1, np.nan, np.inf, -np.inf):
     refused(NORMS, "eps", ValueError, "a finite number >= 0", re.escape(repr(eps)), eps)
-for eps in ("1e-5", [1], 1j):
+for eps in ("1e-5", [1], 1j, np.complex64(1)):
     refused(NORMS, "eps", TypeError, "a number", re.escape(repr(eps)), eps)
 refused((*BY_CHANNEL, "layer_norm"), "eps", TypeError, "a number", "None", None)
 for eps in (10**400, -(10**400), 10**5000):
     refused(NORMS, "eps", ValueError, "a number that float64 holds", "-?10000|a value of type int", eps)
+refused(NORMS, "eps", TypeError, "a number", r"an array of shape \(\)", np.array("1"))
 for momentum in ("high", None, [0.1]):
     refused(RUNNING, "momentum", TypeError, "a number", re.escape(repr(momentum)), momentum)
 for axis in (3, -4, 99):
@@ -182,6 +183,12 @@ for shape in ((2, 4, 7), (4, 6), (1, 4, 6), (2, 4, 1), ()):
     refused(NORMS, "residual", ValueError, r"the shape of x, \(2, 4, 6\)", shape_of(zeros(*shape)), zeros(*shape))
 refused(NORMS, "residual", TypeError, "bool, integer, float16", "dtype complex64", np.zeros(SHAPE, "c8"))
 
+# ---- flags
+
+for value in ("no", None, np.array("no"), np.ones(2)):
+    for functions, flag in ((("moments",), "keepdims"), (NORMS, "return_stats")):
+        refused(functions, flag, TypeError, "a bool", "", value)
+
 # ---- moments
 
 for axis in (3, -4, (0, 3)):
@@ -190,6 +197,8 @@ for axis in ((0, 0), (1, -2), [2, 2]):
     refused(("moments",), "axis", ValueError, "each axis once", re.escape(str(axis)), axis)
 for axis in (1.0, "0", {0}, (0, 1.0)):
     refused(("moments",), "axis", TypeError, "an integer", "0", axis)
+for axis in (np.array([0.0]), np.zeros(0), np.array("0")):
+    refused(("moments",), "axis", TypeError, "an integer", re.escape(f"an array of shape {axis.shape}"), axis)
 refused(("moments",), "ddof", TypeError, "a number", "'one'", "one")
 for ddof in (np.nan, np.inf):
     refused(("moments",), "ddof", ValueError, "a finite number", repr(ddof), ddof)

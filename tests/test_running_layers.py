@@ -34,6 +34,8 @@ def test_errors():
         stats.to_batch_norm()
     with pytest.raises(ValueError, match="to_batch_norm: dims: expected 1, 2 or 3, got 4"):
         stats.update([[1.0]]).to_batch_norm(4)
+    with pytest.raises(ValueError, match="from_moments: track_running_stats: expected True, got False"):
+        stats.to_batch_norm(track_running_stats=False)
 
 
 def test_all_values_pooled_make_one_channel(rng):

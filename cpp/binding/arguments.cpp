@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "calls.hpp"
 
@@ -24,6 +25,13 @@ void take_back(std::initializer_list<PyObject*> kinds) {
 // Whether an error says what an argument is, which a message of ours then says: not what ended the program, or lacked memory.
 bool is_of_argument(const py::error_already_set& e) {
     return e.matches(PyExc_Exception) && !e.matches(PyExc_MemoryError) && !e.matches(PyExc_RecursionError);
+}
+
+// Whether an array or a scalar of NumPy's holds what has one of these kinds: as text and complex numbers, too, it would give a
+// number. All else is asked for what it is.
+bool is_of_kind(py::handle object, const char* kinds) {
+    const bool is_numpy = py::isinstance<py::array>(object) || py::isinstance(object, numpy("generic"));
+    return !is_numpy || std::strchr(kinds, object.attr("dtype").cast<py::dtype>().kind()) != nullptr;
 }
 
 }  // namespace
@@ -121,7 +129,8 @@ Activation Arguments::activation(py::handle object) const {
 bool Arguments::flag(const char* argument, py::handle object) const {
     if (PyBool_Check(object.ptr())) return object.ptr() == Py_True;
     const PyNumberMethods* number = Py_TYPE(object.ptr())->tp_as_number;
-    const int value = number && number->nb_bool && !object.is_none() ? PyObject_IsTrue(object.ptr()) : -1;
+    const bool has_value = number && number->nb_bool && !object.is_none() && is_of_kind(object, "biufO");
+    const int value = has_value ? PyObject_IsTrue(object.ptr()) : -1;
     if (value >= 0) return value != 0;
     if (PyErr_Occurred()) take_back({PyExc_TypeError, PyExc_ValueError});  // an array of several values
     type_error(argument, "a bool", text_of(object));
@@ -141,6 +150,7 @@ Array Arguments::residual(const py::object& array, const Array& x) const {
 // ---- numbers
 
 double Arguments::real(const char* argument, py::handle object) const {
+    if (!PyFloat_Check(object.ptr()) && !is_of_kind(object, "biufOV")) type_error(argument, "a number", text_of(object));
     const double value = PyFloat_AsDouble(object.ptr());
     if (value == -1 && PyErr_Occurred()) {
         const bool is_large = PyErr_ExceptionMatches(PyExc_OverflowError);
@@ -168,6 +178,7 @@ int64_t Arguments::integer(const char* argument, py::handle object) const {
 
 std::vector<int64_t> Arguments::integers(const char* argument, py::handle object) const {
     // An array is both an index and a sequence, if it has dimensions. Text is no sequence of integers, though bytes look so.
+    if (!is_of_kind(object, "biuO")) type_error(argument, "an integer or a sequence of integers", text_of(object));
     const bool is_text = PyUnicode_Check(object.ptr()) || PyBytes_Check(object.ptr()) || PyByteArray_Check(object.ptr());
     const bool is_sequence = !is_text && PySequence_Check(object.ptr()) && PySequence_Size(object.ptr()) >= 0;
     take_back({PyExc_TypeError, PyExc_ValueError, PyExc_OverflowError});

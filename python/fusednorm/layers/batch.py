@@ -84,7 +84,7 @@ class BatchNorm(RunningNorm):
         Raises
         ------
         ValueError
-            Where a channel has seen no value.
+            Where a channel has seen no value, or the layer would keep no running statistics.
 
         Examples
         --------
@@ -99,6 +99,8 @@ class BatchNorm(RunningNorm):
             raise ValueError(f"{cls.__name__}.from_moments: stats: expected values in every channel, got none")
         axis = 1 if stats.channel_axis is None else stats.channel_axis
         layer = cls(**({"num_features": stats.num_channels, "channel_axis": axis} | options))
+        if not layer.track_running_stats:
+            raise ValueError(f"{cls.__name__}.from_moments: track_running_stats: expected True, got False")
         mean, var = np.atleast_1d(stats.mean, stats.var(ddof))  # of all values, those of one channel
         layer.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
         return layer.eval()

@@ -37,8 +37,8 @@ def read_state(
             array = parameter_array(f"{where}: {given[name]}", state[given[name]])
             if name in OPTIONAL:
                 array = _whole(array)
-            elif array.dtype == _UNNAMED and own[name].dtype.name == "bfloat16":
-                array = array.view(own[name].dtype)
+            elif array.dtype == _UNNAMED:
+                array = _bfloat16_as_float32(array)
             wrong += _misfits(given[name], array, own[name])
             values[name] = array
     if wrong:
@@ -48,6 +48,11 @@ def read_state(
         # Copies: one value may lie in the memory of another's target.
         copies = {name: array.astype(own[name].dtype) for name, array in values.items()}
     return copies, missing, unexpected
+
+
+def _bfloat16_as_float32(array: Array) -> Array:
+    """Return the same values: bfloat16 is the upper half of float32, and needs no ml_dtypes so."""
+    return np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
 
 
 def _whole(count: Array) -> Array:
