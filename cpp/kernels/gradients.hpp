@@ -31,6 +31,7 @@ FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, in
                                                    double center) {
     constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     const Doubles k = broadcast(center).part[0];
+    const int64_t whole = cols / kLanes * kLanes, split = whole > kAhead ? whole - kAhead : 0;
     Lanes<double> sums = broadcast(0.0), products = sums;
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld) {
         const auto add = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
@@ -41,12 +42,16 @@ FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, in
                 add_product<Plain>(products.part[i], g, value_at(x + c, i), k);
             }
         };
-        int64_t c = 0;
-        for (; c + kLanes <= cols; c += kLanes) {
-            __builtin_prefetch(grad + c + kAhead);
-            add(c, AllLanes<double>());
-        }
-        if (c < cols) add(c, FirstLanes<double>{cols - c});
+        const auto run = [&](int64_t begin, int64_t end, int64_t ahead) __attribute__((always_inline)) {
+            for (int64_t c = begin; c < end; c += kLanes) {
+                __builtin_prefetch(grad + c + ahead);
+                add(c, AllLanes<double>());
+            }
+        };
+        // The end of a row is read while the next one comes.
+        run(0, split, kAhead);
+        run(split, whole, r + 1 < rows ? ld - split : kAhead);
+        if (whole < cols) add(whole, FirstLanes<double>{cols - whole});
     }
     return {folded(sums), folded(products)};
 }
