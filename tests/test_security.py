@@ -8,7 +8,7 @@ import sys
 import fusednorm as fn
 import numpy as np
 import pytest
-from fusednorm import files
+from fusednorm.commands import files
 from processes import run_python
 
 # Python reports each of these to an audit hook, whatever library does it.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fusednorm import __main__ as command
-from fusednorm import files
+from fusednorm.commands import files
 from processes import SECONDS, run_python
 
 Image = pytest.importorskip("PIL.Image")
@@ -236,7 +236,7 @@ def test_patterns_end_where_links_make_loops(folder):
     _, root = folder
     for i in range(3):
         (root / "sub" / f"loop{i}").symlink_to(root)
-    code = "import sys; from fusednorm.files import find_files as f; print(*(len(f(sys.argv[1:], b)) for b in (False, True)))"
+    code = "import sys; from fusednorm.commands import files as f; print(*(len(f.find_files(sys.argv[1:], b)) for b in (0, 1)))"
     result = run_python("-c", code, str(root / "**" / "*.[Pp][Nn][Gg]"))
     assert result.stdout.strip() == "2 2", result.stderr
 

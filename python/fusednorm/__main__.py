@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from fusednorm import __version__, stats
+from fusednorm import __version__
+from fusednorm.commands import stats
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
     if arguments.command == "stats":
         return stats.run(arguments)
 
-    from fusednorm import demo
+    from fusednorm.commands import demo
 
     return demo.run()
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm.arrays import Activation, Array, flag, float_dtype, is_float, parameter_array, text
-from fusednorm.layers.state import read_state
+from fusednorm.layers.state_dict import read_state
 from fusednorm.locks import Guarded
 
 Self = TypeVar("Self", bound="Layer")

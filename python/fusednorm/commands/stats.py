@@ -1,6 +1,6 @@
 """The command ``python -m fusednorm stats``: mean and standard deviation of files that do not fit into memory.
 
-The statistics of the files (see `fusednorm.files`) are merged in their order, so that the numbers do not depend on the
+The statistics of the files (see `fusednorm.commands.files`) are merged in their order, so that the numbers do not depend on the
 number of processes.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fusednorm.files import Task, find_files, make_tasks, readings
+from fusednorm.commands.files import Task, find_files, make_tasks, readings
 from fusednorm.running import RunningMoments
 
 EPILOG = """

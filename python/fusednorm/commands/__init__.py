@@ -1,0 +1,1 @@
+"""What ``python -m fusednorm`` runs: the demo, and the statistics of files."""
