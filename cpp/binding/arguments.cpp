@@ -30,6 +30,8 @@ bool is_of_argument(const py::error_already_set& e) {
 // Whether an array or a scalar of NumPy's holds what has one of these kinds: as text and complex numbers, too, it would give a
 // number. All else is asked for what it is.
 bool is_of_kind(py::handle object, const char* kinds) {
+    PyObject* o = object.ptr();
+    if (PyLong_Check(o) || PyFloat_Check(o) || PyTuple_Check(o) || PyList_Check(o)) return true;  // a small array would feel it
     const bool is_numpy = py::isinstance<py::array>(object) || py::isinstance(object, numpy("generic"));
     return !is_numpy || std::strchr(kinds, object.attr("dtype").cast<py::dtype>().kind()) != nullptr;
 }
@@ -150,7 +152,7 @@ Array Arguments::residual(const py::object& array, const Array& x) const {
 // ---- numbers
 
 double Arguments::real(const char* argument, py::handle object) const {
-    if (!PyFloat_Check(object.ptr()) && !is_of_kind(object, "biufOV")) type_error(argument, "a number", text_of(object));
+    if (!is_of_kind(object, "biufOV")) type_error(argument, "a number", text_of(object));
     const double value = PyFloat_AsDouble(object.ptr());
     if (value == -1 && PyErr_Occurred()) {
         const bool is_large = PyErr_ExceptionMatches(PyExc_OverflowError);
