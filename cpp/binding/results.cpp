@@ -14,11 +14,12 @@ bool same_places(const Array& a, const Array& b) {
     return a.data == b.data && size_of(a.type) == size_of(b.type) && same_strides(a, b);
 }
 
-// The type of an array whose dtype the kernels know.
-Type type_of_memory(const py::array& a) {
-    Type type = Type::f64;
-    type_of(a.dtype(), type);
-    return type;
+// Where a parameter lies.
+Array memory_of(const py::object& parameter) {
+    const auto array = py::reinterpret_borrow<py::array>(parameter);
+    Type type = Type::f64;  // longdouble is none of the kernels' types
+    type_of(array.dtype(), type);
+    return view_of(array, type);
 }
 
 }  // namespace
@@ -46,9 +47,7 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
     for (const Array& other : beside)
         if (other.data) direct = direct && (!overlap(view, other) || same_places(view, other));
     for (const py::object& other : before) {
-        if (!other) continue;
-        const auto array = py::reinterpret_borrow<py::array>(other);
-        direct = direct && !overlap(view, view_of(array, type_of_memory(array)));
+        if (other) direct = direct && !overlap(view, memory_of(other));
     }
     if (direct) return;
     target = a;
@@ -56,12 +55,9 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
 }
 
 void Result::check_apart(const Arguments& arguments, std::initializer_list<py::object> updated) const {
-    for (const py::object& each : updated) {
-        if (each.is_none()) continue;
-        const auto array = py::reinterpret_borrow<py::array>(each);
-        if (share_memory(place(), view_of(array, type_of_memory(array))))
+    for (const py::object& each : updated)
+        if (!each.is_none() && share_memory(place(), memory_of(each)))
             arguments.value_error("out", "memory of its own", "that of statistics that are updated");
-    }
 }
 
 py::object Result::finish() {

@@ -23,15 +23,14 @@ FUSEDNORM_INLINE void add_product(Doubles& products, const Doubles& g, const Dou
 
 // One block's sums of grad and of grad * (x - center), in lanes.
 struct GradientSums {
-    Lanes<double>::Part plain, product;
+    Doubles plain, product;
 };
 
 template <bool Plain, class T>
 FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols,
                                                    double center) {
-    constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     const Doubles k = broadcast(center).part[0];
-    const int64_t whole = cols / kLanes * kLanes, split = whole > kAhead ? whole - kAhead : 0;
+    const int64_t whole = cols / kLanes * kLanes;
     Lanes<double> sums = broadcast(0.0), products = sums;
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld) {
         const auto add = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
@@ -42,15 +41,10 @@ FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, in
                 add_product<Plain>(products.part[i], g, value_at(x + c, i), k);
             }
         };
-        const auto run = [&](int64_t begin, int64_t end, int64_t ahead) __attribute__((always_inline)) {
-            for (int64_t c = begin; c < end; c += kLanes) {
-                __builtin_prefetch(grad + c + ahead);
-                add(c, AllLanes<double>());
-            }
-        };
-        // The end of a row is read while the next one comes.
-        run(0, split, kAhead);
-        run(split, whole, r + 1 < rows ? ld - split : kAhead);
+        for_lanes<T>(whole, r + 1 < rows ? ld : cols, [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
+            __builtin_prefetch(grad + c + ahead);
+            add(c, AllLanes<double>());
+        });
         if (whole < cols) add(whole, FirstLanes<double>{cols - whole});
     }
     return {folded(sums), folded(products)};
@@ -72,8 +66,8 @@ void gradient_sums_rows(const GradientRowsTile& t) {
     if (t.stats > 1 && rows <= block_rows && cols <= block_cols) {
         for (int64_t s = 0; s < t.stats; s += kLanes) {
             const int64_t some = t.stats - s < kLanes ? t.stats - s : kLanes;
-            Lanes<double>::Part plain[kLanes], product[kLanes];
-            for (int64_t i = some; i < kLanes; ++i) plain[i] = product[i] = Lanes<double>::Part{};
+            Doubles plain[kLanes], product[kLanes];
+            for (int64_t i = some; i < kLanes; ++i) plain[i] = product[i] = Doubles{};
             for (int64_t i = 0; i < some; ++i, grad += t.stat_ld, x += t.stat_ld) {
                 const GradientSums block = gradient_block(grad, x, rows, t.ld, cols, t.center[s + i]);
                 plain[i] = block.plain, product[i] = block.product;

@@ -23,19 +23,12 @@ FUSEDNORM_INLINE LaneSums sums_around(double k, const T* x, int64_t rows, int64_
         if constexpr (Centered) sums.part[i] += d;
         add_square<Plain>(squares.part[i], d);
     };
-    constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     for (int64_t r = 0; r < rows; ++r, x += ld) {
-        const auto run = [&](int64_t begin, int64_t end, const T* ahead) __attribute__((always_inline)) {
-            for (int64_t c = begin; c < end; c += kLanes) {
-                __builtin_prefetch(ahead + c + kAhead);
-                FUSEDNORM_LANES_UNROLL
-                for (int i = 0; i < Lanes<double>::kParts; ++i) add(i, load_part<double>(x + c, i), center);
-            }
-        };
-        // The end of a row is read while what follows comes: the next row, or the next chunk of this one.
-        const int64_t split = whole > kAhead ? whole - kAhead : 0;
-        run(0, split, x);
-        run(split, whole, (r + 1 < rows ? x + ld : x + cols) - whole);
+        for_lanes<T>(whole, r + 1 < rows ? ld : cols, [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
+            __builtin_prefetch(x + c + ahead);
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < Lanes<double>::kParts; ++i) add(i, load_part<double>(x + c, i), center);
+        });
         if (left == 0) continue;
         const FirstLanes<double> value_at{left};
         FUSEDNORM_LANES_UNROLL

@@ -13,8 +13,8 @@ FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, 
     Lanes<double> plain = broadcast(0.0), product = plain;
     for (int64_t begin = 0; begin < t.cols; begin += kBlock) {
         const int64_t end = t.cols - begin < kBlock ? t.cols : begin + kBlock;
-        Lanes<double>::Part all_plain[kLanes], all_product[kLanes];
-        for (int64_t i = rows; i < kLanes; ++i) all_plain[i] = all_product[i] = Lanes<double>::Part{};
+        Doubles all_plain[kLanes], all_product[kLanes];
+        for (int64_t i = rows; i < kLanes; ++i) all_plain[i] = all_product[i] = Doubles{};
         for (int64_t i = 0; i < rows; ++i) {
             const int64_t r = first + i;
             const T *grad = static_cast<const T*>(t.grad) + r * t.ld, *x = static_cast<const T*>(t.x) + r * t.ld;

@@ -92,6 +92,16 @@ FUSEDNORM_INLINE decltype(auto) encodable(const Lanes<A>& a) {
 // (moments of 38 MB, two cores), this 1.0.
 constexpr int64_t kPrefetchBytes = 2048;
 
+// The whole lanes of a row that is summed: visit(column, how far ahead of it to ask for values). The end of a row is read while
+// what follows comes: next values from its beginning, the next row begins, or the next chunk of this one.
+template <class T, class F>
+FUSEDNORM_INLINE void for_lanes(int64_t whole, int64_t next, F visit) {
+    constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
+    const int64_t split = whole > kAhead ? whole - kAhead : 0;
+    for (int64_t c = 0; c < split; c += kLanes) visit(c, kAhead);
+    for (int64_t c = split; c < whole; c += kLanes) visit(c, next - split);
+}
+
 // ---- crossed lanes
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
