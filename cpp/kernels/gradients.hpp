@@ -41,10 +41,11 @@ FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, in
                 add_product<Plain>(products.part[i], g, value_at(x + c, i), k);
             }
         };
-        for_lanes<T>(whole, r + 1 < rows ? ld : cols, [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
-            __builtin_prefetch(grad + c + ahead);
-            add(c, AllLanes<double>());
-        });
+        for_lanes<T, kPrefetchBytes>(whole, r + 1 < rows ? ld : cols,
+                                     [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
+                                         __builtin_prefetch(grad + c + ahead);
+                                         add(c, AllLanes<double>());
+                                     });
         if (whole < cols) add(whole, FirstLanes<double>{cols - whole});
     }
     return {folded(sums), folded(products)};
