@@ -37,7 +37,7 @@ public:
         // Small units are taken many at a time.
         if (one_row() || are_joined(plan)) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
-            runs.join((packed ? kPackValues : kItemValues) / plan.count(), threads);
+            runs.join((packed ? tiles.pack_values() : kItemValues) / plan.count(), threads);
         }
         by_batch = one_row() || runs.batch > 1;
         if (weights_are_laid()) lay_weights();
@@ -183,7 +183,7 @@ private:
 
     void run_batch(const Offsets& unit, int64_t size, const Workspace& w) const {
         const Axis step = last_of(plan.units);
-        found.joined(unit, size, w, w.unit);
+        const void* x = found.joined(unit, size, w, w.unit);
         found.finish(unit, w.unit, w, size, step.stat);
         if (!op.y) return;
         const Coefficients c = make_coefficients(w.unit, size, unit.affine, step.affine, size * unit_channels,
@@ -198,8 +198,14 @@ private:
             return;
         }
         walk_joined(plan, unit, size, [&](const Piece& p, int64_t first, int64_t step_of_channels) {
-            tiles.normalize(p, c, first, step_of_channels, w);
+            tiles.normalize(p, c, first, step_of_channels, w, keeps_packed() ? x : nullptr);
         });
+    }
+
+    // Whether x is normalized as it was packed for its moments.
+    bool keeps_packed() const {
+        const Axis &read = plan.read.cols, &write = plan.write.cols;
+        return one_row() && plan.read.pack_x && read.x == write.x && read.size == write.size;
     }
 
     void run_unit(const Offsets& unit, const Workspace& w) const {

@@ -43,14 +43,19 @@ struct Plan {
     int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
 };
 
-constexpr int64_t kChunk = 8192;        // values of a row that one kernel call takes
-constexpr int64_t kPanel = 2048;        // columns of a unit, where columns are independent statistics
-constexpr int64_t kMostRows = 64;       // of one statistic, where gradients take statistics as rows
-constexpr int64_t kPackValues = 8192;   // values packed at once: 64 KiB of doubles, half of a small second-level cache
-constexpr int64_t kBlockValues = 2048;  // values of a piece of kBlockLast rows at most, where x and y lie differently
+constexpr int64_t kChunk = 8192;       // values of a row that one kernel call takes
+constexpr int64_t kPanel = 2048;       // columns of a unit, where columns are independent statistics
+constexpr int64_t kMostRows = 64;      // of one statistic, where gradients take statistics as rows
+constexpr int64_t kPackValues = 8192;  // values packed at once: 64 KiB of doubles, half of a small second-level cache
+// The same where rows lie side by side: 64 rows of 1,024 values, which the second-level cache holds.
+constexpr int64_t kCrossedValues = int64_t{1} << 16;
+constexpr int64_t kBlockValues = 2048;     // values of a piece of kBlockLast rows at most, where x and y lie differently
 constexpr int64_t kBlockLast = 32;
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment
 constexpr int64_t kMaxSegments = 128;                 // per unit: bounds the memory for partial moments
+
+// Whether rows lie side by side in memory: a step from row to row is shorter than one along them.
+inline bool is_crossed(int64_t row, int64_t col) { return magnitude(row) < magnitude(col) && row != 0; }
 
 // rows x cols values at one place of a unit.
 struct Piece {

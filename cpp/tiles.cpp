@@ -45,9 +45,15 @@ Tiles::Tiles(const Operation& operation, const Plan& plan_, const Kernels& kerne
       plan(plan_),
       k(kernels) {}
 
+int64_t Tiles::pack_values() const {
+    const Axis unit = last_of(plan.units);
+    const bool crossed = is_crossed(unit.x, plan.read.cols.x) || is_crossed(unit.y, plan.write.cols.y);
+    return crossed ? kCrossedValues : kPackValues;
+}
+
 int64_t Tiles::packed_bytes() const {
     const bool x = plan.read.pack_x || plan.write.pack_x;
-    const int64_t of_x = std::max({kPackValues, plan.read.chunk, plan.write.chunk});
+    const int64_t of_x = std::max({pack_values(), plan.read.chunk, plan.write.chunk});
     return (x ? of_x * size_of(x_type) : 0) + (plan.write.pack_y ? kBlockValues * 8 : 0) +
            (plan.write.pack_r ? kBlockValues * 8 : 0);
 }
@@ -90,34 +96,38 @@ NormalizeTile Tiles::describe(const Piece& p, const Coefficients& c, int64_t fir
     return t;
 }
 
-void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const {
+void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w,
+                      const void* kept) const {
     NormalizeTile whole = describe(p, c, first, step);
     const Way how = way(c);
     const bool packed = plan.write.pack_x || plan.write.pack_y;
     if (how != Way::through && !packed) return normalize_tile(p, whole, how, w);
     const int64_t fit = how != Way::through ? kBlockValues : kThroughValues;
-    const int64_t least = plan.write.block > 0 ? p.rows : 1;
+    // Where rows are next to each other in memory, a part has many of them.
+    const bool crossed = is_crossed(p.row.x, plan.write.cols.x) || is_crossed(p.row.y, plan.write.cols.y);
+    const int64_t least = plan.write.block > 0 ? p.rows : crossed ? std::min(p.rows, kBlockLast) : 1;
     int64_t cols = std::min(p.cols, std::max<int64_t>(1, fit / least));
     if (cols < p.cols && cols > 16) cols -= cols % 16;
     const int64_t rows = std::min(p.rows, std::max<int64_t>(1, fit / cols)), size = c.wide ? 8 : 4;
     for (int64_t r = 0; r < p.rows; r += rows) {
-        for (int64_t at = 0; at < p.cols; at += cols) {
-            Piece part{p.at, std::min(rows, p.rows - r), std::min(cols, p.cols - at), p.row};
-            part.at.step(p.row, r), part.at.step(plan.write.cols, at);
+        for (int64_t col = 0; col < p.cols; col += cols) {
+            Piece part{p.at, std::min(rows, p.rows - r), std::min(cols, p.cols - col), p.row};
+            part.at.step(p.row, r), part.at.step(plan.write.cols, col);
             NormalizeTile t = describe(part, c, first + r * step, step);
             if (plan.coefs == Coefs::cols) {
-                const int64_t skip = at * size;
+                const int64_t skip = col * size;
                 t.center = static_cast<const char*>(t.center) + skip;
                 t.scale = static_cast<const char*>(t.scale) + skip;
                 t.shift = static_cast<const char*>(t.shift) + skip;
             }
+            if (kept) t.x = at(kept, r * p.cols + col, x_type), t.x_ld = p.cols;
             normalize_tile(part, t, how, w);
         }
     }
 }
 
 void Tiles::normalize_tile(const Piece& p, NormalizeTile& t, Way how, const Workspace& w) const {
-    t.x = read(plan.write, p, w, t.x_ld);
+    if (!t.x) t.x = read(plan.write, p, w, t.x_ld);
     char* y = const_cast<char*>(at(op.y, p.at.y, op.y_type));
     const bool pack_y = plan.write.pack_y;
     t.y = pack_y ? w.y : y;

@@ -45,6 +45,8 @@ public:
     bool stream;    // write past the caches
     int64_t ahead;  // how far ahead normalize asks for x, in bytes; 0: it does not
 
+    // How many values are packed at once, of units that are one row each.
+    int64_t pack_values() const;
     // Bytes of a thread's packed tiles, and where they begin in its memory.
     int64_t packed_bytes() const;
     void place_packed(Workspace& w, char* memory) const;
@@ -52,7 +54,9 @@ public:
     // x of the piece, packed if it must be. Returns the pointer and the leading dimension.
     const void* read(const Tiling& tiling, const Piece& p, const Workspace& w, int64_t& ld) const;
     // y of a piece of plan.write. first: the row whose coefficients come first; step: from one row of the piece to the next.
-    void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w) const;
+    // kept: x of the piece as read() has packed it; null: it has not.
+    void normalize(const Piece& p, const Coefficients& c, int64_t first, int64_t step, const Workspace& w,
+                   const void* kept = nullptr) const;
 
     // Coefs::both: of weight_type().
     const void *row_weight, *row_bias;

@@ -76,12 +76,13 @@ public:
         });
     }
 
-    // Finds the moments of a run of small units, each of one tile.
-    void joined(const Offsets& first, int64_t units, const Workspace& w, Moments out) const {
+    // Finds the moments of a run of small units, each of one tile. Returns x as it was read.
+    const void* joined(const Offsets& first, int64_t units, const Workspace& w, Moments out) const {
         const Axis row = last_of(plan.read.rows);
         int64_t ld;
         const void* x = tiles.read(plan.read, {first, units, plan.read.cols.size, last_of(plan.units)}, w, ld);
         k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, units, ld, row.size, row.x, plan.read.cols.size}, out);
+        return x;
     }
 
     // Pools the columns of each statistic, closes integer sums, and stores the result where the caller keeps it, `step` apart.

@@ -109,6 +109,24 @@ def test_statistics_do_not_depend_on_what_they_are_for(shape, layout, rng):
         assert cases.same_bits(fn.batch_norm(x, training=True, out=out, return_stats=True)[1], mean)
 
 
+@pytest.mark.parametrize("norm", cases.ROW_NORMS)
+@pytest.mark.parametrize("layout", ["F", "channels-last", "rotated"])
+@pytest.mark.parametrize("dtype", [*cases.FLOATS, np.uint8, np.int64])
+@pytest.mark.parametrize("shape", [(5, 3), (8, 16), (70, 101), (33, 769), (9, 5, 130), (2, 66, 2052)], ids=str)
+def test_rows_side_by_side_in_memory(shape, dtype, layout, norm, rng):
+    """They are turned in squares, many rows at a time, to the bits of rows behind each other, and into any layout."""
+    x = cases.draw(rng, shape, dtype)
+    laid, call = cases.LAYOUTS[layout](x), cases.make_call(norm, x, rng)
+    residual = cases.draw(rng, shape, np.float32)
+    for extra in ({}, {"residual": residual, "activation": "silu"}):
+        wanted = call.run(x, **extra)
+        assert cases.same_bits(call.run(laid, **extra), wanted)
+        for given in (x, laid):
+            for place in cases.WRITABLE:
+                out = cases.LAYOUTS[place](np.full(shape, 7, wanted.dtype))
+                assert cases.same_bits(call.run(given, out=out, **extra), wanted)
+
+
 # ---- neighbours
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import json
 import os
 import pty
@@ -106,6 +107,61 @@ def test_modes(mode, run, tmp_path, rng):
     check(run(path)[1], channels(np.asarray(wanted)), 1)
 
 
+def png(width, height, color, depth, rows):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def tiff(values):
+    """values: uint16 (height, width, channels)."""
+    height, width, channels = values.shape
+    bits = struct.pack(f"<{channels}H", *[16] * channels)
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, 8), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 8 + len(bits)), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, values.nbytes)]
+    body = bits + values.astype("<u2").tobytes()
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + directory
+
+
+def jpeg2000(values, bits):
+    """values: uint8; the header says that they have so many bits."""
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "JPEG2000")
+    before, marker, after = file.getvalue().partition(b"\xff\x4f\xff\x51")
+    precision = bytearray(after)
+    precision[38] = bits - 1
+    return before + marker + bytes(precision)
+
+
+@pytest.mark.parametrize("kind", ["png", "png alpha", "png gray alpha", "ppm", "ppm 10 bits", "plain ppm", "tiff", "jp2"])
+@pytest.mark.parametrize("mode", [(), ("--mode", "RGB")])
+def test_deep_color_is_skipped(kind, mode, run, tmp_path, rng):
+    """Pillow would give 8 of its bits, as if that were all."""
+    deep = rng.integers(0, 65536, (4, 5, 3), np.uint16)
+    written = {
+        "png": lambda: png(5, 4, 2, 16, b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)),
+        "png alpha": lambda: png(5, 4, 6, 16, (b"\0" + bytes(40)) * 4),
+        "png gray alpha": lambda: png(5, 4, 4, 16, (b"\0" + bytes(20)) * 4),
+        "ppm": lambda: b"P6 5 4 65535\n" + deep.astype(">u2").tobytes(),
+        "ppm 10 bits": lambda: b"P6 5 4 1023\n" + (deep // 64).astype(">u2").tobytes(),
+        "plain ppm": lambda: b"P3 1 1 65535\n1 2 3\n",
+        "tiff": lambda: tiff(deep),
+        "jp2": lambda: jpeg2000((deep // 256).astype(np.uint8), 16),
+    }[kind]()
+    path = tmp_path / f"x.{kind.split()[-1] if 'plain' in kind else kind.split()[0]}"
+    path.write_bytes(written)
+    with Image.open(path) as image:
+        assert image.mode in ("RGB", "RGBA")
+    code, result, err = run(path, *mode)
+    depth = 10 if "10" in kind else 16
+    assert (code, result) == (1, "")
+    assert f"skipped {path}: {depth}-bit color, of which Pillow keeps 8 bits: save the values as .npy\n" in err
+
+
 def test_gray_among_color_is_skipped_or_converted(run, folder):
     images, root = folder
     gray = Image.fromarray(images[0]).convert("L")
@@ -176,10 +232,7 @@ def test_an_empty_array(run, tmp_path):
 
 def bomb(path, side=20_000):
     """Write a PNG that says it is huge."""
-    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
-    parts = [len(d).to_bytes(4, "big") + n + d + zlib.crc32(n + d).to_bytes(4, "big") for n, d in chunks]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    path.write_bytes(png(side, side, 2, 8, b""))
 
 
 def write_broken(root):

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +21,14 @@ from fusednorm.arrays import Array
 from fusednorm.config import get_num_threads, set_num_threads
 from fusednorm.running import RunningMoments
 
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
 # Named one by one, since Pillow also opens formats that start other programs (EPS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGES = (".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARRAYS = (".npy", ".npz")
+JPEG2000_HEADER = 1 << 20  # bytes in which its codestream begins, after a color profile at most
 PART_BYTES = 1 << 26  # a mapped array is read, shown in the progress bar and given to the workers in parts of this size
 
 
@@ -157,6 +162,28 @@ def part_of(x: Array, task: Task) -> Array:
     return x[(slice(None),) * axis + (slice(*cut),)]
 
 
+def bits(image: "ImageFile", path: str) -> int:
+    """Return how many bits the file has for each value; Pillow decodes color of more than 8 to 8, and says nothing."""
+    if image.format == "JPEG2000":
+        return jpeg2000_bits(path)
+    found = 8
+    for tile in image.tile:  # how Pillow is going to decode: "RGB;16B", or ("RGB;16L", ...), or ("RGB", greatest value)
+        raw, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
+        if ";16" in str(raw):
+            found = 16
+        elif tile.codec_name.startswith("ppm"):
+            found = max(found, int(rest[0]).bit_length())
+    return found
+
+
+def jpeg2000_bits(path: str) -> int:
+    """Return the bits of the deepest component, which the codestream's SIZ marker names (ISO/IEC 15444-1, A.5.1)."""
+    with open(path, "rb") as file:
+        _, found, header = file.read(JPEG2000_HEADER).partition(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(header[36:38], "big")
+    return max((byte % 128 + 1 for byte in header[38 : 38 + 3 * count : 3]), default=8) if found else 8
+
+
 def read_image(task: Task) -> RunningMoments:
     """Read an image as height x width x channels."""
     from PIL import Image
@@ -166,6 +193,8 @@ def read_image(task: Task) -> RunningMoments:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(task.path, formats=FORMATS) as image:
             deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+            if not deep and (depth := bits(image, task.path)) > 8:
+                raise ValueError(f"{depth}-bit color, of which Pillow keeps 8 bits: save the values as .npy")
             if deep and task.mode is not None:
                 raise ValueError(f"an image of mode {image.mode} is not converted to {task.mode}")
             mode = task.mode or ("L" if image.mode in ("1", "L", "LA", "La") else "RGB")

@@ -21,8 +21,9 @@ from fusednorm.running import RunningMoments
 
 EPILOG = """
 Images are height x width x channels: gray ones have one channel, all others are converted to RGB (palettes looked up,
-transparency dropped, CMYK converted, of animations the first frame); 16-bit gray stays 16-bit. The first file sets the
-number of channels; a file with another number is skipped. --mode converts every image, for folders that mix gray and color.
+transparency dropped, CMYK converted, of animations the first frame); 16-bit gray stays 16-bit, 16-bit color is skipped (Pillow
+keeps 8 bits of it). The first file sets the number of channels; a file with another number is skipped. --mode converts every
+image, for folders that mix gray and color.
 In folders, files of other types and symbolic links are left out. Variances are those of the data (divisor: the count).
 Exit code: 0; 1 if no file could be read, or one could not with --strict; 2 for wrong arguments; 130 after Ctrl-C;
 141 where the program that reads the output has ended.
