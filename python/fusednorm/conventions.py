@@ -80,7 +80,8 @@ def from_state(
         Arrays or tensors by name. Mappings within mappings, like Flax's, are searched; of a path like
         ``"block1/bn/gamma:0"`` or ``"block1.bn.weight"`` the last part is the array's name and the others are the layer's.
     convention
-        ``"keras"``: gamma, beta, moving_mean, moving_variance (RMS norm: scale). ``"flax"``: scale, bias, mean, var.
+        ``"keras"``: gamma, beta, moving_mean, moving_variance (RMS norm: scale), as in ``{w.path: w for w in model.weights}``;
+        a ``.weights.h5`` file of Keras 3 numbers its arrays instead. ``"flax"``: scale, bias, mean, var.
         ``"onnx"``: scale, B (or bias), input_mean, input_var. ``"torch"``: weight, bias, running_mean, running_var.
     name
         The layer to read, or the last parts of its path, where `state` has several.
