@@ -17,9 +17,9 @@ constexpr int64_t kMomentsEach = 4;  // of a workspace: piece, segment, unit, st
 
 Workspaces::Workspaces(const Tiles& of, int64_t n, int64_t columns, int64_t coefficients, int threads)
     : tiles(of),
-      stats(n),
-      scratch(columns > 0 ? cols_scratch(columns) : 0),
-      doubles_each(kMomentsEach * 3 * stats + scratch + 3 * coefficients),
+      stats(whole_lanes(n)),
+      scratch(columns > 0 ? whole_lanes(cols_scratch(columns)) : 0),
+      doubles_each(kMomentsEach * 3 * stats + scratch + whole_lanes(3 * coefficients)),
       packed_each(tiles.packed_bytes()),
       doubles(doubles_each, threads),
       packed(packed_each, threads) {}
