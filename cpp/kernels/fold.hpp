@@ -34,11 +34,13 @@ FUSEDNORM_INLINE void for_parts(const Fold& fold, F part) {
     if (fold.rest > 0) part(fold.head + fold.rows * fold.wide, 1, fold.rest, fold.head);
 }
 
-// Coefficients of the columns, over and over: those of a head, and of the row behind it.
+// Coefficients of the columns, over and over: those of a head, and of the row behind it, which begin with a line.
 template <class A>
 struct Repeated {
-    A values[kFoldCols + 2 * kLanes];
+    alignas(kLineBytes) A memory[kFoldCols + 2 * kLanes];
+    A* values;
     FUSEDNORM_INLINE void fill(const void* coefs, int64_t cols, const Fold& fold) {
+        values = memory + (kLanes - fold.head % kLanes) % kLanes;
         const int64_t all = fold.head + fold.wide;
         for (int64_t n = 0, part; n < all; n += part) {
             part = n == 0 ? cols : n;
