@@ -70,5 +70,7 @@ inline const char* at(const void* array, int64_t offset, Type type) {
 
 // Writes y and moments, as far as they are not null. x holds at least one value. Throws std::bad_alloc before it writes.
 void forward(const Operation& op);
+// y = x, of one type, where nothing else is given.
+void copy(const Operation& op);
 
 }  // namespace fusednorm

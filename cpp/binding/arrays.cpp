@@ -229,9 +229,17 @@ bool is_dense(const Array& x) {
 Array dense_copy(const Array& x, Type type) { return copy_of(x, array_like(x, type).array, type); }
 
 Array copy_of(const Array& from, py::array to, Type type) {
-    const Array copy = view_of(std::move(to), type);
-    call_quietly(numpy("copyto"), py::make_tuple(copy.array, from.array));
-    return copy;
+    const Array result = view_of(std::move(to), type);
+    if (from.type != type) {
+        call_quietly(numpy("copyto"), py::make_tuple(result.array, from.array));
+    } else if (from.size() > 0) {
+        Operation op;
+        op.given = true;
+        op.x = from.data, op.y = result.data, op.x_type = op.y_type = type;
+        for (int i = 0; i < from.ndim; ++i) op.axes.push({from.shape[i], from.step(i), result.step(i), 0, 0, 0});
+        copy(op);
+    }
+    return result;
 }
 
 bool same_strides(const Array& a, const Array& b) {

@@ -1,6 +1,7 @@
 // The gradients of one tile: sums of grad and of grad * (x - center), always in double, and grad_x, in float where its
 // numbers fit, as normalize does.
 #pragma once
+#include "blocks.hpp"
 #include "fold.hpp"
 #include "kernels.hpp"
 #include "moments_cols.hpp"
@@ -60,32 +61,31 @@ __attribute__((noinline)) GradientSums gradient_block(const T* grad, const T* x,
 
 template <class T>
 void gradient_sums_rows(const GradientRowsTile& t) {
-    const bool one_run = t.ld == t.cols;
-    const int64_t rows = one_run ? 1 : t.rows, cols = one_run ? t.rows * t.cols : t.cols;
-    const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
+    const Blocks blocks(t.rows, t.ld, t.cols);
     const T *grad = static_cast<const T*>(t.grad), *x = static_cast<const T*>(t.x);
-    if (t.stats > 1 && rows <= block_rows && cols <= block_cols) {
+    const auto sums_of_block = [&](int64_t s, const Blocks::Block& b) {
+        const int64_t at = s * t.stat_ld + b.at;
+        return gradient_block(grad + at, x + at, b.rows, t.ld, b.cols, t.center[s]);
+    };
+    if (t.stats > 1 && blocks.size() == 1) {
+        const Blocks::Block only = blocks[0];
         for (int64_t s = 0; s < t.stats; s += kLanes) {
             const int64_t some = t.stats - s < kLanes ? t.stats - s : kLanes;
             Doubles plain[kLanes], product[kLanes];
             for (int64_t i = some; i < kLanes; ++i) plain[i] = product[i] = Doubles{};
-            for (int64_t i = 0; i < some; ++i, grad += t.stat_ld, x += t.stat_ld) {
-                const GradientSums block = gradient_block(grad, x, rows, t.ld, cols, t.center[s + i]);
-                plain[i] = block.plain, product[i] = block.product;
+            for (int64_t i = 0; i < some; ++i) {
+                const GradientSums sums = sums_of_block(s + i, only);
+                plain[i] = sums.plain, product[i] = sums.product;
             }
             store_some(t.plain + s, load_some<double>(t.plain + s, some) + sums_of(plain), some);
             store_some(t.product + s, load_some<double>(t.product + s, some) + sums_of(product), some);
         }
         return;
     }
-    for (int64_t s = 0; s < t.stats; ++s, grad += t.stat_ld, x += t.stat_ld) {
-        for (int64_t r = 0; r < rows; r += block_rows) {
-            const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows;
-            for (int64_t c = 0; c < cols; c += block_cols) {
-                const int64_t at = r * t.ld + c, n_cols = cols - c < block_cols ? cols - c : block_cols;
-                const GradientSums block = gradient_block(grad + at, x + at, n_rows, t.ld, n_cols, t.center[s]);
-                t.plain[s] += sum(block.plain), t.product[s] += sum(block.product);
-            }
+    for (int64_t s = 0; s < t.stats; ++s) {
+        for (int64_t b = 0; b < blocks.size(); ++b) {
+            const GradientSums sums = sums_of_block(s, blocks[b]);
+            t.plain[s] += sum(sums.plain), t.product[s] += sum(sums.product);
         }
     }
 }

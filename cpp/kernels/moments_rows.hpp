@@ -1,5 +1,6 @@
 // Moments along rows: a tile or each of its rows is one statistic.
 #pragma once
+#include "blocks.hpp"
 #include "centers.hpp"
 #include "moments.hpp"
 
@@ -88,10 +89,10 @@ __attribute__((noinline)) MomentsOf<double> block_moments(const T* x, int64_t ro
 }
 
 // The moments of up to sixteen blocks, block_ld apart, which are closed side by side: closing one takes as long as a short row
-// does.
+// does. Not inlined: there are two callers.
 template <class T, bool Centered>
-FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows, int64_t ld,
-                                                        int64_t cols) {
+__attribute__((noinline)) MomentsOf<Lanes<double>> block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows,
+                                                                 int64_t ld, int64_t cols) {
     const double n = static_cast<double>(rows * cols);
     // Only what has no block is set to zeros: on few values, to set all of it would take a tenth of the time.
     Doubles sums[kLanes], squares[kLanes];
@@ -126,60 +127,55 @@ FUSEDNORM_INLINE MomentsOf<Lanes<double>> block_moments(const T* x, int64_t bloc
     }
 }
 
-// Blocks of one statistic that are taken side by side, where they are paired: more would leave the first-level cache before
-// hard data is read again.
-constexpr int64_t kMostBlocks = 4;
+// One statistic's. Blocks that are paired are taken some at a time: more would leave the first-level cache before hard data is
+// read again.
+template <class T, bool Centered>
+FUSEDNORM_INLINE void moments_of_one(const T* x, int64_t ld, const Blocks& blocks, Moments out) {
+    constexpr int64_t kMost = kPaired<T> ? 4 : 1;
+    double memory[3 * kLanes];
+    const Moments found{memory, memory + kLanes, memory + 2 * kLanes};
+    MomentsOf<double> total{0, 0, 0};
+    double count = 0;
+    for (int64_t b = 0, some; b < blocks.size(); b += some) {
+        const Blocks::Block block = blocks[b];
+        some = block.alike < 1 ? 1 : block.alike < kMost ? block.alike : kMost;
+        if (some == 1) {
+            put(found, 0, block_moments<T, Centered>(x + block.at, block.rows, ld, block.cols));
+        } else {
+            put_lanes(found, 0, some,
+                      block_moments<T, Centered>(x + block.at, some, blocks.step(), block.rows, ld, block.cols));
+        }
+        for (int64_t i = 0; i < some; ++i, count += block.count()) {
+            const MomentsOf<double> value{found.mean[i], found.low[i], found.m2[i]};
+            total = count == 0 ? value : merged(total, count, value, block.count());
+        }
+    }
+    put(out, 0, total);
+}
 
-// One statistic's moments take in those of its next block.
-__attribute__((noinline)) void take_in(MomentsOf<double>& total, double count, const MomentsOf<double>& block, double n) {
-    total = count == 0 ? block : merged(total, count, block, n);
+// Those of up to sixteen, stat_ld apart, block by block side by side.
+template <class T, bool Centered>
+FUSEDNORM_INLINE void moments_of_some(const T* x, int64_t stats, int64_t stat_ld, int64_t ld, const Blocks& blocks,
+                                      Moments out) {
+    double memory[3 * kLanes];
+    const Moments found{memory, memory + kLanes, memory + 2 * kLanes};
+    double count = 0;
+    for (int64_t b = 0; b < blocks.size(); ++b) {
+        const Blocks::Block block = blocks[b];
+        const auto value = block_moments<T, Centered>(x + block.at, stats, stat_ld, block.rows, ld, block.cols);
+        put_lanes(b == 0 ? out : found, 0, stats, value);
+        if (b > 0) merge(out, count, found, block.count(), stats);
+        count += block.count();
+    }
 }
 
 template <class T, bool Centered>
 void moments_rows(const RowsTile& t, Moments out) {
-    const bool one_run = t.ld == t.cols;
-    const int64_t rows = one_run ? 1 : t.rows, cols = one_run ? t.rows * t.cols : t.cols;
-    // Either is a row several blocks, or a block one row or several.
-    const int64_t block_cols = cols < kBlock ? cols : kBlock, block_rows = cols < kBlock ? kBlock / cols : 1;
-    double memory[3 * kLanes];
-    const Moments some{memory, memory + kLanes, memory + 2 * kLanes};
-    for (int64_t s = 0; s < t.stats; s += kLanes) {
-        const T* x = static_cast<const T*>(t.x) + s * t.stat_ld;
-        const int64_t stats = t.stats - s < kLanes ? t.stats - s : kLanes;
-        MomentsOf<double> total;
-        double count = 0;
-        for (int64_t r = 0; r < rows; r += block_rows) {
-            const int64_t n_rows = rows - r < block_rows ? rows - r : block_rows;
-            for (int64_t c = 0; c < cols; c += block_cols) {
-                const int64_t n_cols = cols - c < block_cols ? cols - c : block_cols;
-                const T* block = x + r * t.ld + c;
-                const double n = static_cast<double>(n_rows * n_cols);
-                const int64_t alike = cols > kBlock ? (cols - c) / block_cols : (rows - r) / block_rows;
-                const int64_t blocks = t.stats > 1                ? stats
-                                       : !kPaired<T> || alike < 2 ? 1
-                                       : alike < kMostBlocks      ? alike
-                                                                  : kMostBlocks;
-                const int64_t step = cols > kBlock ? block_cols : block_rows;
-                if (blocks == 1 && t.stats == 1) {
-                    take_in(total, count, block_moments<T, Centered>(block, n_rows, t.ld, n_cols), n);
-                    count += n;
-                    continue;
-                }
-                const Moments to = t.stats > 1 && count == 0 ? out + s : some;
-                const int64_t ld = t.stats > 1 ? t.stat_ld : cols > kBlock ? block_cols : block_rows * t.ld;
-                put_lanes(to, 0, blocks, block_moments<T, Centered>(block, blocks, ld, n_rows, t.ld, n_cols));
-                if (t.stats > 1) {
-                    if (count > 0) merge(out + s, count, some, n, stats);
-                    count += n;
-                    continue;
-                }
-                for (int64_t i = 0; i < blocks; ++i, count += n)
-                    take_in(total, count, {some.mean[i], some.low[i], some.m2[i]}, n);
-                (cols > kBlock ? c : r) += (blocks - 1) * step;
-            }
-        }
-        if (t.stats == 1) put(out, s, total);
-    }
+    const Blocks blocks(t.rows, t.ld, t.cols);
+    const T* x = static_cast<const T*>(t.x);
+    if (t.stats == 1) return moments_of_one<T, Centered>(x, t.ld, blocks, out);
+    for (int64_t s = 0; s < t.stats; s += kLanes, x += kLanes * t.stat_ld)
+        moments_of_some<T, Centered>(x, t.stats - s < kLanes ? t.stats - s : kLanes, t.stat_ld, t.ld, blocks, out + s);
 }
 
 }  // namespace

@@ -37,7 +37,8 @@ private:
     static char* allocate(int64_t n) {
         if (n <= kInPlace) return nullptr;
         size_t bytes;
-        if (__builtin_mul_overflow(n, sizeof(T), &bytes) || __builtin_add_overflow(bytes, kLine, &bytes)) throw std::bad_alloc();
+        if (__builtin_mul_overflow(n, sizeof(T), &bytes) || __builtin_add_overflow(bytes, kLine, &bytes))
+            throw std::bad_alloc();
         try {
             return new char[bytes];
         } catch (const std::bad_alloc&) {
