@@ -17,19 +17,25 @@ public:
 
     Blocks(int64_t rows_, int64_t ld_, int64_t cols_)
         : rows(ld_ == cols_ ? 1 : rows_), ld(ld_), cols(ld_ == cols_ ? rows_ * cols_ : cols_), wide(cols > kBlock) {}
-    int64_t size() const { return (rows + block_rows - 1) / block_rows * of_row; }
-    int64_t step() const { return wide ? block_cols : block_rows * ld; }
+    int64_t size() const { return wide ? rows * of_row : divided(rows + block_rows - 1, block_rows); }
+    int64_t step() const { return wide ? kBlock : block_rows * ld; }
     Block operator[](int64_t i) const {
-        const int64_t r = i / of_row * block_rows, c = i % of_row * block_cols, left = rows - r, left_of_row = cols - c;
-        return {r * ld + c, left < block_rows ? left : block_rows, left_of_row < block_cols ? left_of_row : block_cols,
-                wide ? left_of_row / block_cols : left / block_rows};
+        if (!wide) {
+            const int64_t r = i * block_rows, left = rows - r;
+            return {r * ld, left < block_rows ? left : block_rows, cols, divided(left, block_rows)};
+        }
+        const int64_t r = divided(i, of_row), c = (i - r * of_row) * kBlock, left = cols - c;
+        return {r * ld + c, 1, left < kBlock ? left : kBlock, left / kBlock};
     }
 
 private:
     int64_t rows, ld, cols;
     bool wide;
-    int64_t block_rows = wide ? 1 : kBlock / cols, block_cols = wide ? kBlock : cols;
-    int64_t of_row = (cols + block_cols - 1) / block_cols;
+    int64_t block_rows = wide || rows == 1 ? 1 : kBlock / cols;
+    int64_t of_row = wide ? (cols + kBlock - 1) / kBlock : 1;
+
+    // Most often by 1: short rows would feel the divisions.
+    static int64_t divided(int64_t a, int64_t b) { return b == 1 ? a : a / b; }
 };
 
 }  // namespace

@@ -91,8 +91,8 @@ __attribute__((noinline)) MomentsOf<double> block_moments(const T* x, int64_t ro
 // The moments of up to sixteen blocks, block_ld apart, which are closed side by side: closing one takes as long as a short row
 // does. Not inlined: there are two callers.
 template <class T, bool Centered>
-__attribute__((noinline)) MomentsOf<Lanes<double>> block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows,
-                                                                 int64_t ld, int64_t cols) {
+__attribute__((noinline)) void block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows, int64_t ld,
+                                             int64_t cols, Moments out) {
     const double n = static_cast<double>(rows * cols);
     // Only what has no block is set to zeros: on few values, to set all of it would take a tenth of the time.
     Doubles sums[kLanes], squares[kLanes];
@@ -122,7 +122,8 @@ __attribute__((noinline)) MomentsOf<Lanes<double>> block_moments(const T* x, int
         const Lanes<double> k = load<double>(centers), total = sums_of(sums), total_squares = sums_of(squares);
         const bool last = !Centered || tried == kMostCenters || are_near(total, total_squares, n);
         const Lanes<double> next = last ? k : next_center<is_narrow<T>>(k, load<double>(firsts), total, total_squares, n);
-        if (last || sum(absolute(next - k)) == 0) return closed_block<Centered>(k, total, total_squares, broadcast(n));
+        if (last || sum(absolute(next - k)) == 0)
+            return put_lanes(out, 0, blocks, closed_block<Centered>(k, total, total_squares, broadcast(n)));
         store(centers, next);
     }
 }
@@ -142,8 +143,7 @@ FUSEDNORM_INLINE void moments_of_one(const T* x, int64_t ld, const Blocks& block
         if (some == 1) {
             put(found, 0, block_moments<T, Centered>(x + block.at, block.rows, ld, block.cols));
         } else {
-            put_lanes(found, 0, some,
-                      block_moments<T, Centered>(x + block.at, some, blocks.step(), block.rows, ld, block.cols));
+            block_moments<T, Centered>(x + block.at, some, blocks.step(), block.rows, ld, block.cols, found);
         }
         for (int64_t i = 0; i < some; ++i, count += block.count()) {
             const MomentsOf<double> value{found.mean[i], found.low[i], found.m2[i]};
@@ -162,8 +162,7 @@ FUSEDNORM_INLINE void moments_of_some(const T* x, int64_t stats, int64_t stat_ld
     double count = 0;
     for (int64_t b = 0; b < blocks.size(); ++b) {
         const Blocks::Block block = blocks[b];
-        const auto value = block_moments<T, Centered>(x + block.at, stats, stat_ld, block.rows, ld, block.cols);
-        put_lanes(b == 0 ? out : found, 0, stats, value);
+        block_moments<T, Centered>(x + block.at, stats, stat_ld, block.rows, ld, block.cols, b == 0 ? out : found);
         if (b > 0) merge(out, count, found, block.count(), stats);
         count += block.count();
     }
