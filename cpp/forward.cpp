@@ -2,6 +2,7 @@
 // they are in cache. Pooled: moments of all segments, merge, normalize; where there are fewer units than threads.
 // Both do the same arithmetic in the same order.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "machine/dispatch.hpp"
@@ -15,6 +16,8 @@
 namespace fusednorm {
 namespace {
 
+constexpr int64_t kManyRows = 16;
+
 class Forward {
 public:
     explicit Forward(const Operation& operation)
@@ -23,7 +26,7 @@ public:
           k(kernels()),
           tiles(op, plan, k),
           found(op, plan, k, tiles),
-          weights(weights_are_laid() ? 2 : 0, channels_of(op), plan.spread) {
+          weights(weights_are_laid() ? 2 : 0, whole_lanes(channels_of(op)), plan.spread) {
         sort_units(plan);
         units = plan.units.size();
         runs = Runs(plan.units);
@@ -63,9 +66,21 @@ private:
     int64_t units, n, values, unit_channels, channels;
     Runs runs;
 
-    // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type.
-    bool weights_are_laid() const { return plan.coefs == Coefs::both && !op.rows_only; }
+    // Weights per channel come as doubles; beside the columns of a row they are of the arithmetic's type. Those of many rows
+    // begin with a line of the cache: with AVX-512 layer norm took 1.04 to 1.07 times as long where they did not.
+    bool weights_are_laid() const { return plan.coefs == Coefs::both && (!op.rows_only || are_many_rows()); }
+    bool are_many_rows() const {
+        const auto is_in_line = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; };
+        return plan.units.size() >= kManyRows && !(is_in_line(op.weight) && is_in_line(op.bias));
+    }
     void lay_weights() {
+        if (op.rows_only) {
+            const auto bytes = static_cast<size_t>(channels_of(op) * size_of(weight_type(tiles.single)));
+            double *weight = weights.data(), *bias = weights.at(whole_lanes(channels_of(op)));
+            std::memcpy(weight, op.weight, bytes), std::memcpy(bias, op.bias, bytes);
+            tiles.row_weight = weight, tiles.row_bias = bias;
+            return;
+        }
         const auto* weight = static_cast<const double*>(op.weight);
         tiles.single = tiles.single && std::all_of(weight, weight + channels_of(op), fits_float);
         tiles.single ? lay_weights<float>() : lay_weights<double>();
