@@ -89,8 +89,9 @@ const Kernels& choose() {
 
 // Where writing past the caches begins to pay. Zen 3, 32 MiB: from 24 MiB on, since the cache is others' too; 1.1 to 1.7 times
 // as fast (eval and training (4,64,112,112) to (10,64,112,112), their gradients, in both memory orders), below 16 MiB up to
-// twice as slow. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB, took 1.04 to 1.4
-// times as long, (32,64,112,112), 206 MB, 0.7.
+// twice as slow. Zen 5, 32 MiB: (4,64,112,112), 26 MB, took 1.0 to 1.6 times as long, layer norm and RMS norm 1.1 to 1.3; from
+// 32 MiB on 0.8 to 1.08. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB, took 1.04
+// to 1.4 times as long, (32,64,112,112), 206 MB, 0.7.
 int64_t streamed_bytes() {
     constexpr int64_t kMiB = int64_t{1} << 20;
 #if defined(__x86_64__)
@@ -98,7 +99,7 @@ int64_t streamed_bytes() {
     const bool is_fast = __builtin_cpu_is("amd");
     const int64_t found = last_cache_bytes(is_fast ? 0x8000001D : 4);
     const int64_t last_cache = found > 0 ? std::clamp(found, 8 * kMiB, 64 * kMiB) : 32 * kMiB;
-    if (is_fast) return last_cache / 4 * 3;
+    if (is_fast) return __builtin_cpu_supports("avx512f") ? last_cache : last_cache / 4 * 3;
     return 2 * last_cache;
 #else
     return 64 * kMiB;
