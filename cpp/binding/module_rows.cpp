@@ -1,4 +1,7 @@
 // Layer and RMS norm, alone and of a sum: weights per value of a row.
+#include <algorithm>
+
+#include "machine/buffer.hpp"
 #include "module.hpp"
 #include "results.hpp"
 
@@ -34,27 +37,46 @@ struct Rowwise {
 };
 
 // The parameters of a row, or none: kept alive while the operation runs.
-struct RowParameters {
+class RowParameters {
+public:
     int dims;  // trailing dimensions that are pooled
     py::object weight, bias;
-};
 
-RowParameters describe_rows(const Arguments& check, const NormSpec& spec, const Rowwise& a, const Array& x, Type type,
-                            bool is_in_float, Operation& op) {
-    const int n = a.normalized_shape.count(check, x), first = x.ndim - n;
-    op.centered = spec.centered;
-    op.eps = a.eps.value_or(smallest_step(type));
-    // No weights: the row is one channel, with the weight 1 and the bias 0; or -0, since rms norm leaves x's -0 as it is.
-    static const double one = 1, zeros[] = {-0.0, 0.0};
-    op.rows_only = !a.weight.is_none() || !a.bias.is_none();
-    op.weight = &one, op.bias = &zeros[spec.centered];
-    if (!op.rows_only) return {n, {}, {}};
-    const Type weights = weight_type(is_in_float);
-    const py::array weight = check.values("weight", a.weight, weights, x.shape + first, n, 1),
-                    bias = check.values("bias", a.bias, weights, x.shape + first, n, zeros[spec.centered]);
-    op.weight = weight.data(), op.bias = bias.data();
-    return {n, weight, bias};
-}
+    RowParameters(const Arguments& check, const NormSpec& spec, const Rowwise& a, const Array& x, Type type, bool is_in_float,
+                  Operation& op)
+        : dims(a.normalized_shape.count(check, x)),
+          cols(product(x.shape, x.ndim - dims, x.ndim)),
+          absent(a.weight.is_none() != a.bias.is_none() ? cols : 0) {
+        op.centered = spec.centered;
+        op.eps = a.eps.value_or(smallest_step(type));
+        // No weights: the row is one channel, with the weight 1 and the bias 0; or -0, since rms norm leaves x's -0 as it is.
+        static const double one = 1, zeros[] = {-0.0, 0.0};
+        op.rows_only = !a.weight.is_none() || !a.bias.is_none();
+        op.weight = &one, op.bias = &zeros[spec.centered];
+        if (!op.rows_only) return;
+        op.weight = read(check, "weight", a.weight, x, weight_type(is_in_float), one, weight);
+        op.bias = read(check, "bias", a.bias, x, weight_type(is_in_float), zeros[spec.centered], bias);
+    }
+
+private:
+    int64_t cols;
+    Buffer<double> absent;  // one of them
+
+    const void* read(const Arguments& check, const char* name, const py::object& given, const Array& x, Type type, double none,
+                     py::object& kept) {
+        if (!given.is_none()) {
+            const py::array values = check.values(name, given, type, x.shape + x.ndim - dims, dims, none);
+            kept = values;
+            return values.data();
+        }
+        if (type == Type::f64) {
+            std::fill_n(absent.data(), cols, none);
+        } else {
+            std::fill_n(reinterpret_cast<float*>(absent.data()), cols, static_cast<float>(none));
+        }
+        return absent.data();
+    }
+};
 
 py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise& a) {
     const Array x = check.input("x", a.x);
@@ -63,7 +85,7 @@ py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     Operation op;
     op.activation = a.activation;
     const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
-    const RowParameters p = describe_rows(check, spec, a, x, type, is_in_float, op);
+    const RowParameters p(check, spec, a, x, type, is_in_float, op);
     Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
     const int leading = x.ndim - p.dims;
     const int64_t rows = product(x.shape, 0, leading), cols = product(x.shape, leading, x.ndim);
@@ -91,7 +113,7 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     const Type type = result_type(given, {});
     const Array r = check.shaped_like("residual", a.residual, given);
     Operation op;
-    const RowParameters p = describe_rows(check, spec, a, given, type, in_float(type, type, false), op);
+    const RowParameters p(check, spec, a, given, type, in_float(type, type, false), op);
     const bool pair = py::isinstance<py::tuple>(a.out);
     const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
     if (outs.size() != 2) check.value_error("out", "an array, or a tuple of two", text_of(a.out));
