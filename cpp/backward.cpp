@@ -172,22 +172,26 @@ private:
     // Turns the sums into the coefficients of grad_x, and into the channels' shares in the gradients of weight and bias.
     // Returns whether float holds the coefficients.
     bool close(const Several& of, const Numbers& u, double* share) const {
-        const double count = static_cast<double>(plan.count());
-        const double* weight = static_cast<const double*>(op.weight) + of.first.affine;
+        const double count = static_cast<double>(plan.count()),
+                     *weights = static_cast<const double*>(op.weight) + of.first.affine;
         double *to_weight = share, *to_bias = share + units * channels;
-        for (int64_t s = 0; s < of.n; ++s, weight += of.affine) {
-            const double rstd = u.rstd[s], low = u.low[s];
-            double plain = 0, product = 0;
-            for (int64_t i = 0, c = s * of.per; i < of.per; ++i, ++c) {
-                u.sums.move(c, (u.wide[kCenter][c] - u.sums.origin[c]) + low);
-                plain += weight[i] * u.sums.plain[c], product += weight[i] * u.sums.product[c];
-                u.wide[kFactor][c] = weight[i] * rstd;
-                to_weight[c] = u.sums.product[c] * rstd, to_bias[c] = u.sums.plain[c];
+        // Not of.per where that is 1: many channels of few values would feel the loops within.
+        const auto close_each = [&](auto per) {
+            for (int64_t s = 0; s < of.n; ++s) {
+                const double rstd = u.rstd[s], low = u.low[s], *weight = weights + s * of.affine;
+                double plain = 0, product = 0;
+                for (int64_t i = 0, c = s * per; i < per; ++i, ++c) {
+                    u.sums.move(c, (u.wide[kCenter][c] - u.sums.origin[c]) + low);
+                    plain += weight[i] * u.sums.plain[c], product += weight[i] * u.sums.product[c];
+                    u.wide[kFactor][c] = weight[i] * rstd;
+                    to_weight[c] = u.sums.product[c] * rstd, to_bias[c] = u.sums.plain[c];
+                }
+                const double slope = -(product * rstd / count * rstd) * rstd;
+                const double offset = -(plain * rstd / count) - correction(low, slope);
+                for (int64_t c = s * per; c < (s + 1) * per; ++c) u.wide[kSlope][c] = slope, u.wide[kOffset][c] = offset;
             }
-            const double slope = -(product * rstd / count * rstd) * rstd;
-            std::fill_n(u.wide[kSlope] + s * of.per, of.per, slope);
-            std::fill_n(u.wide[kOffset] + s * of.per, of.per, -(plain * rstd / count) - correction(low, slope));
-        }
+        };
+        of.per == 1 ? close_each(std::integral_constant<int64_t, 1>()) : close_each(of.per);
         // With constant statistics grad_x is grad times a factor, which is what normalize does around 0.
         if (gradient.constant)
             for (const int unused : {kCenter, kSlope, kOffset}) std::fill_n(u.wide[unused], of.n * of.per, 0.0);

@@ -12,7 +12,7 @@ namespace fusednorm {
 // What is subtracted from x: neither it nor the difference is near the end of float's range.
 inline bool fits_float_center(double center) {
     const double size = std::fabs(center);
-    return !(size > 0x1p100 && size < HUGE_VAL);
+    return !((size > 0x1p100) & (size < HUGE_VAL));
 }
 
 // What is only added: a tiny one may round to 0.
@@ -21,7 +21,7 @@ inline bool fits_float_sum(double offset) { return !(std::fabs(offset) > 0x1p126
 // The correction that a lost difference needs, lost * factor; 0 where that is not finite.
 inline double correction(double lost, double factor) {
     const double worth = lost * factor;
-    return std::isfinite(worth) ? worth : 0;
+    return worth - worth == 0 ? worth : 0;
 }
 
 // Sums of grad and of grad * (x - origin), one of each for every channel.
@@ -83,7 +83,7 @@ struct Numbers {
             const double lost = rounded - center, offset = wide[kOffset][c] + correction(lost, slope);
             narrow[kCenter][c] = rounded, narrow[kFactor][c] = static_cast<float>(factor);
             narrow[kSlope][c] = static_cast<float>(slope), narrow[kOffset][c] = static_cast<float>(offset);
-            all = all && fits_float(factor) && fits_float(slope) && fits_float_center(center) && fits_float_sum(offset);
+            all &= fits_float(factor) & fits_float(slope) & fits_float_center(center) & fits_float_sum(offset);
         }
         return all;
     }

@@ -57,7 +57,7 @@ inline bool in_float(const Operation& op) {
 // Returns whether float holds a factor. NaN, infinities and 0 give the same in any arithmetic.
 inline bool fits_float(double factor) {
     const double size = std::fabs(factor);
-    return !(size > 0 && size < 0x1p-126) && !(size > 0x1p126 && size < HUGE_VAL);
+    return !((size > 0) & (size < 0x1p-126)) & !((size > 0x1p126) & (size < HUGE_VAL));
 }
 
 // The type of weight and bias of an operation with rows_only.
