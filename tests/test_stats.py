@@ -116,13 +116,18 @@ def png(width, height, color, depth, rows):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def tiff(values):
-    """values: uint16 (height, width, channels)."""
+def tiff(values, planar=False):
+    """values: uint16 (height, width, channels); planar: in the file, the channels lie behind each other."""
     height, width, channels = values.shape
     bits = struct.pack(f"<{channels}H", *[16] * channels)
     tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, 8), (259, 3, 1, 1), (262, 3, 1, 2)]
-    tags += [(273, 4, 1, 8 + len(bits)), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, values.nbytes)]
-    body = bits + values.astype("<u2").tobytes()
+    strips = channels if planar else 1
+    first = 8 + len(bits) + 8 * strips
+    each = values.nbytes // strips
+    where = struct.pack(f"<{strips}I", *range(first, first + values.nbytes, each)) + struct.pack("<I", each) * strips
+    tags += [(273, 4, strips, 8 + len(bits) if planar else first), (277, 3, 1, channels), (278, 3, 1, height)]
+    tags += [(279, 4, strips, 8 + len(bits) + 4 * strips if planar else each), (284, 3, 1, 2 if planar else 1)]
+    body = bits + where + np.moveaxis(values, -1, 0 if planar else -1).astype("<u2").tobytes()
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
     return struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + directory
 
@@ -137,7 +142,23 @@ def jpeg2000(values, bits):
     return before + marker + bytes(precision)
 
 
-@pytest.mark.parametrize("kind", ["png", "png alpha", "png gray alpha", "ppm", "ppm 10 bits", "plain ppm", "tiff", "jp2"])
+def avif(values, bits):
+    """values: uint8; the header says that they have so many bits."""
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "AVIF")
+    written = bytearray(file.getvalue())
+    code = written.find(b"av1C")
+    written[code + 6] |= {8: 0, 10: 0x40, 12: 0x60}[bits]
+    channels = written.find(b"pixi") + 9
+    written[channels : channels + 3] = [bits] * 3
+    return bytes(written)
+
+
+DEEP = ["png", "png alpha", "png gray alpha", "ppm", "ppm 10 bits", "plain ppm"]
+DEEP += ["tiff", "tiff planar", "jp2", "avif 10 bits", "avif"]
+
+
+@pytest.mark.parametrize("kind", DEEP)
 @pytest.mark.parametrize("mode", [(), ("--mode", "RGB")])
 def test_deep_color_is_skipped(kind, mode, run, tmp_path, rng):
     """Pillow would give 8 of its bits, as if that were all."""
@@ -150,16 +171,46 @@ def test_deep_color_is_skipped(kind, mode, run, tmp_path, rng):
         "ppm 10 bits": lambda: b"P6 5 4 1023\n" + (deep // 64).astype(">u2").tobytes(),
         "plain ppm": lambda: b"P3 1 1 65535\n1 2 3\n",
         "tiff": lambda: tiff(deep),
+        "tiff planar": lambda: tiff(deep, planar=True),
         "jp2": lambda: jpeg2000((deep // 256).astype(np.uint8), 16),
+        "avif 10 bits": lambda: avif((deep // 256).astype(np.uint8), 10),
+        "avif": lambda: avif((deep // 256).astype(np.uint8), 12),
     }[kind]()
     path = tmp_path / f"x.{kind.split()[-1] if 'plain' in kind else kind.split()[0]}"
     path.write_bytes(written)
     with Image.open(path) as image:
         assert image.mode in ("RGB", "RGBA")
     code, result, err = run(path, *mode)
-    depth = 10 if "10" in kind else 16
+    depth = 10 if "10" in kind else 12 if kind == "avif" else 16
     assert (code, result) == (1, "")
     assert f"skipped {path}: {depth}-bit color, of which Pillow keeps 8 bits: save the values as .npy\n" in err
+
+
+def bmp565(values):
+    """values: uint16 (height, width), width even."""
+    masks = struct.pack("<3I", 0xF800, 0x7E0, 0x1F)
+    header = struct.pack("<IiiHHIIiiII", 40, values.shape[1], -values.shape[0], 1, 16, 3, values.nbytes, 0, 0, 0, 0)
+    return struct.pack("<2sIII", b"BM", 66 + values.nbytes, 0, 66) + header + masks + values.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["pbm", "pgm", "ppm", "ppm 100", "bmp", "avif"])
+def test_shallow_files_are_read(kind, run, tmp_path, rng):
+    """Among them those whose bits Pillow names as it names others': 16 are a pixel's, or there is no greatest value."""
+    written = {
+        "pbm": b"P1 3 2\n1 0 1\n0 0 1\n",
+        "pgm": b"P2 3 1 255\n1 2 3\n",
+        "ppm": b"P3 1 1 255\n1 2 3\n",
+        "ppm 100": b"P6 1 2 100\n" + bytes([1, 2, 100, 50, 60, 70]),
+        "bmp": bmp565(rng.integers(0, 65536, (4, 6), np.uint16)),
+        "avif": avif(rng.integers(0, 256, (4, 6, 3), np.uint8), 8),
+    }[kind]
+    path = tmp_path / f"x.{kind.split()[0]}"
+    path.write_bytes(written)
+    with Image.open(path) as image:
+        wanted = np.asarray(image.convert("L" if kind in ("pbm", "pgm") else "RGB"))
+    code, result, err = run(path)
+    assert (code, err) == (0, "")
+    check(result, channels(wanted), 1)
 
 
 def test_gray_among_color_is_skipped_or_converted(run, folder):

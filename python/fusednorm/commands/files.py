@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGES = (".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARRAYS = (".npy", ".npz")
-JPEG2000_HEADER = 1 << 20  # bytes in which its codestream begins, after a color profile at most
+TIFF_BITS_PER_SAMPLE = 258  # the tag of TIFF 6.0
+CODE_HEADER = 1 << 20  # bytes of a file in which its code begins, after a color profile at most
 PART_BYTES = 1 << 26  # a mapped array is read, shown in the progress bar and given to the workers in parts of this size
 
 
@@ -166,12 +167,16 @@ def bits(image: "ImageFile", path: str) -> int:
     """Return how many bits the file has for each value; Pillow decodes color of more than 8 to 8, and says nothing."""
     if image.format == "JPEG2000":
         return jpeg2000_bits(path)
+    if image.format == "AVIF":
+        return avif_bits(path)
+    if image.format == "TIFF":
+        return int(max(getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (1,)), default=1))
     found = 8
-    for tile in image.tile:  # how Pillow is going to decode: "RGB;16B", or ("RGB;16L", ...), or ("RGB", greatest value)
+    for tile in image.tile:  # how Pillow is going to decode: "RGB;16B" of a PNG, ("RGB", greatest value) of a PPM
         raw, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
-        if ";16" in str(raw):
+        if image.format == "PNG" and ";16" in str(raw):
             found = 16
-        elif tile.codec_name.startswith("ppm"):
+        elif image.format == "PPM" and rest:
             found = max(found, int(rest[0]).bit_length())
     return found
 
@@ -179,9 +184,16 @@ def bits(image: "ImageFile", path: str) -> int:
 def jpeg2000_bits(path: str) -> int:
     """Return the bits of the deepest component, which the codestream's SIZ marker names (ISO/IEC 15444-1, A.5.1)."""
     with open(path, "rb") as file:
-        _, found, header = file.read(JPEG2000_HEADER).partition(b"\xff\x4f\xff\x51")
+        _, found, header = file.read(CODE_HEADER).partition(b"\xff\x4f\xff\x51")
     count = int.from_bytes(header[36:38], "big")
     return max((byte % 128 + 1 for byte in header[38 : 38 + 3 * count : 3]), default=8) if found else 8
+
+
+def avif_bits(path: str) -> int:
+    """Return the bits of the deepest part, which its av1C box names (AV1 in ISO base media, 2.3.3): 8, 10 or 12."""
+    with open(path, "rb") as file:
+        boxes = file.read(CODE_HEADER).split(b"av1C\x81")[1:]
+    return max((8 + 2 * (box[1] >> 6 & 1) + 2 * (box[1] >> 5 & 1) for box in boxes if len(box) > 1), default=8)
 
 
 def read_image(task: Task) -> RunningMoments:
