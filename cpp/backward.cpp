@@ -43,6 +43,10 @@ public:
         if (are_joined(plan)) runs.join(kItemValues / unit_values, threads);
         // Otherwise grad and x were just read.
         ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
+        const Axis row = last_of(plan.read.rows);
+        each = row.affine != 0 && row.size > 1 && plan.read.chunks == 1;
+        joint = !down && !gradient.rstd && k.joint_rows[type] &&
+                (!each || (row.x == plan.read.cols.size && whole_lanes(row.x) == row.x));
     }
 
     void run() {
@@ -70,6 +74,8 @@ private:
     UnitMoments found;
     int type;
     bool down, stream;
+    bool each;   // rows have channels of their own
+    bool joint;  // moments and sums are found together, where x is near 0
     int threads;
     int64_t units, n, channels, unit_values, ahead;
     Runs runs{plan.units};
@@ -114,17 +120,43 @@ private:
         }
     }
 
+    static bool are_zero(const double* origins, int64_t n) {
+        return std::all_of(origins, origins + n, [](double origin) { return origin == 0; });
+    }
     static bool are_finite(const double* sums, int64_t n) {
         return std::all_of(sums, sums + n, [](double sum) { return std::isfinite(sum); });
     }
 
-    void sum_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w) const {
+    // The moments of a segment, where they are not given, and its sums.
+    void find_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w) const {
+        if (!joint) {
+            if (!gradient.rstd) found.segment(unit, segment, w, moments);
+            return sum_segment(unit, segment, moments, to, w, false);
+        }
+        bool summed = true;
+        to.clear(channels);
+        found.pieces(unit, segment, w, moments,
+                     [&](const Piece& p, Moments piece) { summed &= find(p, 1, 0, to.at(p.at.affine - unit.affine), piece); });
+        sum_segment(unit, segment, moments, to, w, summed);
+    }
+
+    // Returns whether the sums are found, too: around 0.
+    bool find(const Piece& p, int64_t stats, int64_t stat_ld, const Sums& to, const Moments& moments) const {
+        const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
+        return k.joint_rows[type]({grad, x, stats, stat_ld, p.rows, p.row.x, p.cols, each && p.rows > 1, to.plain, to.product},
+                                  moments);
+    }
+
+    // summed: the sums around 0 are there.
+    void sum_segment(const Offsets& unit, int64_t segment, const Moments& moments, const Sums& to, const Workspace& w,
+                     bool summed) const {
         // The sign of an infinite grad * (x - mean) is known around the mean alone.
         for (const bool zero : {true, false}) {
             // The moments of a segment are one for each column, before columns of a group are pooled.
             set_origins(of_unit(unit, gradient.rstd ? plan.stats() : n), moments, found.count_of(segment), zero, to.origin);
-            add_up(unit, segment, to, w);
+            if (!summed || !are_zero(to.origin, channels)) add_up(unit, segment, to, w);
             if (are_finite(to.plain, channels)) return;
+            summed = false;
         }
     }
 
@@ -155,17 +187,27 @@ private:
         }
     }
 
-    // sum_segment() for a run of units.
-    void sum_run(const Several& of, const Moments& moments, const Sums& to, const Workspace& w) const {
+    // find_segment() for a run of units.
+    void find_run(const Several& of, const Moments& moments, const Sums& to, const Workspace& w) const {
         const Axis step = plan.units.last(), row = last_of(plan.read.rows);
-        set_origins(of, moments, found.count_of(0), true, to.origin);
+        const Piece all{of.first, row.size, plan.read.cols.size, row};
+        bool summed = false;
         to.clear(of.n * of.per);
-        add_up(Piece{of.first, row.size, plan.read.cols.size, row}, {of.n, step.x, step.y, step.stat, step.affine, step.r}, to);
+        if (joint) {
+            summed = find(all, of.n, step.x, to, moments);
+        } else if (!gradient.rstd) {
+            found.joined(of.first, of.n, w, moments);
+        }
+        set_origins(of, moments, found.count_of(0), true, to.origin);
+        if (!summed || !are_zero(to.origin, of.n * of.per)) {
+            to.clear(of.n * of.per);
+            add_up(all, {of.n, step.x, step.y, step.stat, step.affine, step.r}, to);
+        }
         if (are_finite(to.plain, of.n * of.per)) return;
         for (int64_t i = 0; i < of.n; ++i) {
             Offsets one = of.first;
             one.step(step, i);
-            sum_segment(one, 0, moments + i, to.at(i * of.per), w);
+            sum_segment(one, 0, moments + i, to.at(i * of.per), w, false);
         }
     }
 
@@ -227,18 +269,17 @@ private:
 
     void run_unit(int64_t index, const Numbers& u, const Sums& rest, double* share, const Workspace& w) const {
         const Offsets unit = place(plan.units, plan.origin, index);
-        const auto sum = [&](int64_t s, const Moments& moments) {
-            sum_segment(unit, s, moments, s == 0 ? u.sums : rest, w);
+        const auto find_one = [&](int64_t s, const Moments& moments) {
+            find_segment(unit, s, moments, s == 0 ? u.sums : rest, w);
             if (s > 0) u.sums.take_in(rest, channels);
         };
         Moments m{};
         if (gradient.rstd) {
-            for (int64_t s = 0; s < plan.segments(); ++s) sum(s, m);
+            for (int64_t s = 0; s < plan.segments(); ++s) find_one(s, m);
         } else {
             m = found.merge_segments(unit, w, [&](int64_t s) {
                 const Moments to = s == 0 ? w.unit : w.segment;
-                found.segment(unit, s, w, to);
-                sum(s, to);
+                find_one(s, to);
                 return to;
             });
         }
@@ -252,8 +293,7 @@ private:
         const Offsets unit = place(plan.units, plan.origin, index);
         const Axis step = plan.units.last();
         const Several of{unit, size, channels, step.stat, step.affine};
-        if (!gradient.rstd) found.joined(unit, size, w, w.unit);
-        sum_run(of, w.unit, all.sums, w);
+        find_run(of, w.unit, all.sums, w);
         set_statistics(of, w.unit, all);
         if (close(of, all, share) || op.x_type == Type::f64)
             return walk_joined(plan, unit, size,
@@ -299,8 +339,7 @@ private:
         for_segments(plan, threads, [&](int64_t unit, const Offsets& begin, int64_t s, int slot) {
             const Workspace w = memory.at(slot);
             const Moments to = gradient.rstd ? Moments{} : moments_of(unit, s);
-            if (!gradient.rstd) found.segment(begin, s, w, to);
-            sum_segment(begin, s, to, sums_of(unit, s), w);
+            find_segment(begin, s, to, sums_of(unit, s), w);
         });
         for (int64_t unit = 0; unit < units; ++unit) {
             const Offsets where = place(plan.units, plan.origin, unit);

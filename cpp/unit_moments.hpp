@@ -37,17 +37,24 @@ public:
 
     // Finds the moments of one segment of one unit.
     void segment(const Offsets& unit, int64_t segment, const Workspace& w, Moments out) const {
-        double before = 0;
-        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
-        walk(plan.read, unit, begin, end, [&](const Piece& p) {
+        pieces(unit, segment, w, out, [&](const Piece& p, Moments to) {
             int64_t ld;
             const void* x = tiles.read(plan.read, p, w, ld);
-            const Moments to = before == 0 ? out : w.piece;
             if (down) {
                 k.moments_cols[static_cast<int>(tiles.x_type)]({x, p.rows, ld, p.cols, w.scratch}, to);
             } else {
                 k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, 1, 0, p.rows, ld, p.cols}, to);
             }
+        });
+    }
+
+    // The same, where find(a piece, where its moments go) does.
+    template <class Find>
+    void pieces(const Offsets& unit, int64_t segment, const Workspace& w, Moments out, Find find) const {
+        double before = 0;
+        const int64_t begin = segment * plan.segment, end = std::min(begin + plan.segment, plan.read.pieces());
+        walk(plan.read, unit, begin, end, [&](const Piece& p) {
+            find(p, before == 0 ? out : w.piece);
             const double count = static_cast<double>(down ? p.rows : p.rows * p.cols);
             if (before > 0) merge(out, before, w.piece, count);
             before += count;

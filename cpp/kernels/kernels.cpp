@@ -5,6 +5,7 @@
 #include "copy.hpp"
 #include "epilogue.hpp"
 #include "gradients.hpp"
+#include "joint_rows.hpp"
 #include "moments_cols.hpp"
 #include "moments_rows.hpp"
 #include "normalize.hpp"
@@ -57,6 +58,7 @@ const Kernels table = {
      {sum<f16, f16>, sum<f16, double>},
      {sum<bf16, bf16>, sum<bf16, double>}},
     FUSEDNORM_FLOATS(gradient_sums_rows),
+    {joint_rows_or_none<float>(), joint_rows_or_none<double>(), joint_rows_or_none<f16>(), joint_rows_or_none<bf16>()},
     FUSEDNORM_FLOATS(gradient_sums_cols),
     {FUSEDNORM_GRADIENTS(float), {{}, FUSEDNORM_GRADIENT(double, double)}, FUSEDNORM_GRADIENTS(f16), FUSEDNORM_GRADIENTS(bf16)},
     FUSEDNORM_FLOATS(row_gradient_sums),

@@ -140,7 +140,16 @@ struct GradientRowsTile {
     double *plain, *product;
 };
 
-// The same for columns. scratch: cols_scratch(cols) doubles.
+// The moments of x(stats, rows, cols), and around 0 what gradient_sums_rows adds up, for each statistic, or (each) for each
+// row: rows follow each other then, and whole lanes fill them.
+struct JointRowsTile {
+    const void *grad, *x;
+    int64_t stats, stat_ld, rows, ld, cols;
+    bool each;
+    double *plain, *product;
+};
+
+// The sums of gradient_sums_rows for columns. scratch: cols_scratch(cols) doubles.
 struct GradientColsTile {
     const void *grad, *x;
     int64_t rows, ld, cols;
@@ -201,6 +210,8 @@ struct Kernels {
     // [type of x and s][r: of that type, or double]
     void (*sum[kFloatTypes][2])(const SumTile&);
     void (*gradient_sums_rows[kFloatTypes])(const GradientRowsTile&);
+    // False: only the moments are right, since 0 is far from x. null: where one read would not be faster.
+    bool (*joint_rows[kFloatTypes])(const JointRowsTile&, Moments);
     void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
     // [type][in float or double][by rows or by columns]
     void (*gradient[kFloatTypes][2][2])(const GradientTile&);

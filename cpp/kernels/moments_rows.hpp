@@ -31,17 +31,17 @@ FUSEDNORM_INLINE void sums_around(const double* k, const T* x, int64_t block_ld,
         add_square<Plain>(squares[n].part[i], d);
     };
     for (int64_t r = 0; r < rows; ++r, x += ld) {
-        for_lanes<T, kPrefetchAlone>(whole, r + 1 < rows ? ld : after,
-                                     [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
-                                         FUSEDNORM_LANES_UNROLL
-                                         for (int64_t n = 0; n < N; ++n) {
-                                             const T* from = x + n * block_ld + c;
-                                             __builtin_prefetch(from + ahead);
-                                             FUSEDNORM_LANES_UNROLL
-                                             for (int i = 0; i < Lanes<double>::kParts; ++i)
-                                                 add(n, i, load_part<double>(from, i), center[n].part[0]);
-                                         }
-                                     });
+        for_lanes<T, kPrefetchFar>(whole, r + 1 < rows ? ld : after,
+                                   [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
+                                       FUSEDNORM_LANES_UNROLL
+                                       for (int64_t n = 0; n < N; ++n) {
+                                           const T* from = x + n * block_ld + c;
+                                           __builtin_prefetch(from + ahead);
+                                           FUSEDNORM_LANES_UNROLL
+                                           for (int i = 0; i < Lanes<double>::kParts; ++i)
+                                               add(n, i, load_part<double>(from, i), center[n].part[0]);
+                                       }
+                                   });
         if (left == 0) continue;
         const FirstLanes<double> value_at{left};
         FUSEDNORM_LANES_UNROLL
