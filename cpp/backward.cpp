@@ -45,7 +45,7 @@ public:
         ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
         const Axis row = last_of(plan.read.rows);
         each = row.affine != 0 && row.size > 1 && plan.read.chunks == 1;
-        joint = !down && !gradient.rstd && k.joint_rows[type] &&
+        joint = !down && !gradient.rstd && k.joint_rows[type][0] && plan.count() >= kLeastChosen &&
                 (!each || (row.x == plan.read.cols.size && whole_lanes(row.x) == row.x));
     }
 
@@ -96,16 +96,14 @@ private:
 
     // ---- the steps
 
-    // What a segment's sums subtract from x: nothing, where that is faster and kNear allows it, or a mean, so that the
-    // correction in close() costs no more than a few bits. moments: the segment's own, where statistics were not given.
+    // moments: the segment's own, where statistics were not given.
     void set_origins(const Several& of, const Moments& moments, double count, bool zero, double* origin) const {
         for (int64_t s = 0; s < of.n; ++s) {
             const int64_t stat = of.first.stat + s * of.stat;
             const double mean = gradient.rstd ? gradient.mean[stat] : moments.mean[s];
             const double offset = gradient.rstd ? mean * gradient.rstd[stat] : mean;
             const double spread = gradient.rstd ? 1 : moments.m2[s] / count;
-            const bool near = (zero && op.x_type != Type::f64 && offset * offset <= kNear * spread) || !std::isfinite(mean);
-            std::fill_n(origin + s * of.per, of.per, near ? 0 : mean);
+            std::fill_n(origin + s * of.per, of.per, origin_of(mean, offset, spread, zero && op.x_type != Type::f64));
         }
     }
 
@@ -118,13 +116,6 @@ private:
             to.rstd[s] = gradient.rstd ? gradient.rstd[stat] : 1 / std::sqrt(m.m2[s] / count + op.eps);
             std::fill_n(to.wide[kCenter] + s * of.per, of.per, gradient.rstd ? gradient.mean[stat] : m.mean[s]);
         }
-    }
-
-    static bool are_zero(const double* origins, int64_t n) {
-        return std::all_of(origins, origins + n, [](double origin) { return origin == 0; });
-    }
-    static bool are_finite(const double* sums, int64_t n) {
-        return std::all_of(sums, sums + n, [](double sum) { return std::isfinite(sum); });
     }
 
     // The moments of a segment, where they are not given, and its sums.
@@ -143,8 +134,9 @@ private:
     // Returns whether the sums are found, too: around 0.
     bool find(const Piece& p, int64_t stats, int64_t stat_ld, const Sums& to, const Moments& moments) const {
         const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
-        return k.joint_rows[type]({grad, x, stats, stat_ld, p.rows, p.row.x, p.cols, each && p.rows > 1, to.plain, to.product},
-                                  moments);
+        const bool own = each && p.rows > 1;
+        return k.joint_rows[type][0](
+            {grad, x, stats, stat_ld, p.rows, p.row.x, p.cols, own, op.centered, nullptr, to.plain, to.product}, moments);
     }
 
     // summed: the sums around 0 are there.

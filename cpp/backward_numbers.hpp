@@ -24,6 +24,24 @@ inline double correction(double lost, double factor) {
     return worth - worth == 0 ? worth : 0;
 }
 
+// What sums subtract from x: the mean, so that putting the mean in its place costs no more than a few bits, or nothing, which
+// is faster, where `zero` and kNear allow it. offset: the mean, by the same measure as the spread about it.
+inline double origin_of(double mean, double offset, double spread, bool zero) {
+    const bool near = zero & (offset * offset <= kNear * spread), finite = mean - mean == 0;
+    return near | !finite ? 0 : mean;
+}
+
+inline bool are_zero(const double* origins, int64_t n) {
+    bool all = true;
+    for (int64_t i = 0; i < n; ++i) all &= origins[i] == 0;
+    return all;
+}
+inline bool are_finite(const double* sums, int64_t n) {
+    bool all = true;
+    for (int64_t i = 0; i < n; ++i) all &= sums[i] - sums[i] == 0;
+    return all;
+}
+
 // Sums of grad and of grad * (x - origin), one of each for every channel.
 struct Sums {
     double *origin, *plain, *product;

@@ -90,22 +90,55 @@ private:
 
     int64_t whole_statistics(int64_t n) const { return (n + per - 1) / per * per; }
 
-    // Finds, or takes as given, center, scale and shift of `stats` statistics, the first of which begins with this row.
-    void set_statistics(int64_t row, int64_t group, int64_t stats, Rows<double>& to) const {
+    // The rows' sums, and what they are around.
+    struct RowSums {
+        double origin[kMostStrip], plain[kMostStrip], product[kMostStrip];
+    };
+
+    // Finds, or takes as given, center, scale and shift of `stats` statistics, the first of which begins with this row, and
+    // what is subtracted for their sums. Returns whether these are found, too: around 0.
+    bool set_statistics(int64_t row, int64_t group, int64_t stats, Rows<double>& to, RowSums& sums) const {
+        const bool zero = op.x_type != Type::f64;
         if (gradient.rstd) {
             for (int64_t s = 0; s < stats; ++s) {
                 const int64_t stat = place(plan.units, plan.origin, (divided(row, per) + s) * groups + group).stat;
                 to.center[s] = gradient.mean ? gradient.mean[stat] : 0, to.scale[s] = gradient.rstd[stat], to.shift[s] = 0;
+                sums.origin[s] = origin_of(to.center[s], to.center[s] * to.scale[s], 1, zero);
             }
-            return;
+            return false;
         }
         double low[kMostStrip], m2[kMostStrip];
-        const void* x = at(op.x, row * channels + group * cols, op.x_type);
-        k.moments_rows[type][op.centered]({x, stats, per * channels, per, channels, cols}, {to.center, low, m2});
-        for (int64_t s = 0; s < stats; ++s) {
-            to.scale[s] = 1 / std::sqrt(m2[s] / count() + op.eps);
-            to.shift[s] = -low[s] * to.scale[s];
+        const Moments moments{to.center, low, m2};
+        const int64_t offset = row * channels + group * cols;
+        const void* x = at(op.x, offset, op.x_type);
+        bool summed = false;
+        if (per == 1 && cols >= kLeastChosen && k.joint_rows[type][1]) {
+            std::fill_n(sums.plain, stats, 0.0), std::fill_n(sums.product, stats, 0.0);
+            const double* weight = static_cast<const double*>(op.weight) + group * cols;
+            summed = k.joint_rows[type][1]({at(gradient.grad, offset, op.x_type), x, stats, channels, 1, channels, cols, false,
+                                            op.centered, weight, sums.plain, sums.product},
+                                           moments);
+        } else {
+            k.moments_rows[type][op.centered]({x, stats, per * channels, per, channels, cols}, moments);
         }
+        for (int64_t s = 0; s < stats; ++s) {
+            const double var = m2[s] / count();
+            to.scale[s] = 1 / std::sqrt(var + op.eps);
+            to.shift[s] = -low[s] * to.scale[s];
+            sums.origin[s] = origin_of(to.center[s], to.center[s], var, zero);
+        }
+        return summed;
+    }
+
+    // The sums of grad * weight and of grad * weight * (x - origin) of a tile's rows, if they are not there yet, around 0.
+    void add_up(RowSumsTile tile, const double* center, bool summed, RowSums& sums) const {
+        tile.center = sums.origin, tile.plain = sums.plain, tile.product = sums.product;
+        if (!summed || !are_zero(sums.origin, tile.rows)) k.row_gradient_sums[type](tile);
+        if (are_finite(sums.plain, tile.rows)) return;
+        // The sign of an infinite grad * (x - mean) is known around the mean alone.
+        for (int64_t i = 0; i < tile.rows; i += per)
+            if (!are_finite(sums.plain + i, per)) std::fill_n(sums.origin + i, per, origin_of(center[i], 0, 0, false));
+        k.row_gradient_sums[type](tile);
     }
 
     // Copies the value of each statistic to each of its `per` rows.
@@ -136,18 +169,19 @@ private:
     void run_strip(int64_t row, int64_t group, int64_t n, double* columns) const {
         Rows<double> wide;
         Rows<float> floats;
-        double plain[kMostStrip], product[kMostStrip];
+        RowSums sums;
         const int64_t stats = divided(n, per);
-        set_statistics(row, group, stats, wide);
-        for (double* each : {wide.center, wide.scale, wide.shift}) spread(each, stats);
+        const bool summed = set_statistics(row, group, stats, wide, sums);
+        for (double* each : {wide.center, wide.scale, wide.shift, sums.origin}) spread(each, stats);
         const int64_t offset = row * channels + group * cols;
         const void *grad = at(gradient.grad, offset, op.x_type), *x = at(op.x, offset, op.x_type);
         const double* weight = static_cast<const double*>(op.weight) + group * cols;
-        k.row_gradient_sums[type]({grad, x, n, channels, cols, wide.center, weight, plain, product});
-        add_rows(plain, stats), add_rows(product, stats);
+        add_up({grad, x, n, channels, cols, nullptr, weight, nullptr, nullptr}, wide.center, summed, sums);
+        add_rows(sums.plain, stats), add_rows(sums.product, stats);
         for (int64_t s = 0; s < stats; ++s) {
-            const double scale = wide.scale[s * per], mean = op.centered ? plain[s] / count() : 0;
-            const double mean_xhat = (product[s] * scale + correction(plain[s], wide.shift[s * per])) / count();
+            const double scale = wide.scale[s * per], plain = sums.plain[s], mean = op.centered ? plain / count() : 0;
+            const double product = sums.product[s] - correction(wide.center[s * per] - sums.origin[s * per], plain);
+            const double mean_xhat = (product * scale + correction(plain, wide.shift[s * per])) / count();
             wide.offset[s] = -mean * scale, wide.slope[s] = -mean_xhat * scale;
         }
         spread(wide.offset, stats), spread(wide.slope, stats);

@@ -17,8 +17,8 @@ constexpr bool is_narrow = !std::is_same_v<T, double>;
 template <class T>
 constexpr bool kPlain = is_narrow<T> && kFused;
 
-// With fewer values, choosing takes as long as it spares.
-constexpr int64_t kLeastChosen = 256, kLeastRowsChosen = 64;
+// With fewer rows, choosing takes as long as it spares.
+constexpr int64_t kLeastRowsChosen = 64;
 
 // sum += a * a
 template <bool Plain>

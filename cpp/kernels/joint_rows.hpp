@@ -12,24 +12,28 @@ namespace {
 template <class T>
 constexpr bool kJoint = kPaired<T>;
 
-// A block's sums of x and of x * x, and of grad and of grad * x.
+// A block's sums of x and of x * x, and of g and of g * x: g is grad, or (Weighted) grad * weight.
 struct JointSums {
     Lanes<double> sums, squares, plain, product;
 };
 
 // Adds rows to them.
-template <class T>
-__attribute__((noinline)) void add_rows(JointSums& to, const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols) {
+template <bool Weighted, class T>
+__attribute__((noinline)) void add_rows(JointSums& to, const T* grad, const T* x, int64_t rows, int64_t ld, int64_t cols,
+                                        const double* weight) {
     Lanes<double> sums = to.sums, squares = to.squares, plain = to.plain, product = to.product;
     const int64_t whole = cols / kLanes * kLanes;
     for (int64_t r = 0; r < rows; ++r, grad += ld, x += ld) {
         const auto add = [&](int64_t c, auto value_at) __attribute__((always_inline)) {
             FUSEDNORM_LANES_UNROLL
             for (int i = 0; i < Lanes<double>::kParts; ++i) {
-                const Doubles g = value_at(grad + c, i), value = value_at(x + c, i);
-                sums.part[i] += value, plain.part[i] += g;
+                const Doubles value = value_at(x + c, i);
+                sums.part[i] += value;
                 add_exact_product(squares.part[i], value, value);
-                add_exact_product(product.part[i], g, value);
+                Doubles g = value_at(grad + c, i);
+                if constexpr (Weighted) g *= value_at(weight + c, i);
+                plain.part[i] += g;
+                add_product<!Weighted>(product.part[i], g, value, Doubles{});
             }
         };
         for_lanes<T, kPrefetchFar>(whole, r + 1 < rows ? ld : cols,
@@ -54,6 +58,7 @@ public:
         ++n;
     }
     __attribute__((noinline)) void close() {
+        if (n == 0) return;
         for (int64_t i = n; i < kLanes; ++i) plains[i] = products[i] = Doubles{};
         double each[2][kLanes];
         store(each[0], sums_of(plains)), store(each[1], sums_of(products));
@@ -68,7 +73,7 @@ private:
 };
 
 // The gradient's sums of a tile that is read block by block.
-template <class T>
+template <class T, bool Weighted>
 class JointRows {
 public:
     explicit JointRows(const JointRowsTile& tile)
@@ -100,32 +105,47 @@ private:
         double count = 0;
         for (int64_t b = 0; b < blocks.size(); ++b) {
             const Blocks::Block block = blocks[b];
-            const T* first = x + stat * t.stat_ld + block.at;
-            MomentsOf<double> value;
-            if (!is_summed(block, stat, &value)) value = block_moments<T, true>(first, block.rows, t.ld, block.cols);
+            const MomentsOf<double> value = moments_of_block(block, stat);
             total = b == 0 ? value : merged(total, count, value, block.count());
             count += block.count();
         }
         put(out, 0, total);
     }
-    bool is_summed(const Blocks::Block& block, int64_t stat, MomentsOf<double>* value) {
+
+    MomentsOf<double> moments_of_block(const Blocks::Block& block, int64_t stat) {
         const T* first = x + stat * t.stat_ld + block.at;
-        const double n = block.count();
-        const bool chosen = n >= kLeastChosen;
-        if (chosen && is_joint) is_joint = center_of(as_double(first[0]), first, block.rows, block.cols) == 0;
-        if (!is_joint) return false;
-        const JointSums found = sum_block(block, stat);
-        const double total = sum(found.sums), total_squares = sum(found.squares);
-        if (!chosen || !are_near(total, total_squares, n)) return false;
-        *value = closed_block<true>(0.0, total, total_squares, n);
-        return true;
+        if (is_near_zero(first, block)) {
+            const JointSums found = sum_block(block, stat);
+            const double total = sum(found.sums), squares = sum(found.squares), n = block.count();
+            if (is_closed(total, squares, block)) return closed(0.0, total, squares, n);
+        }
+        if (t.centered) return block_moments<T, true>(first, block.rows, t.ld, block.cols);
+        return block_moments<T, false>(first, block.rows, t.ld, block.cols);
+    }
+
+    // Whether a block, as its first values say, will be summed around 0. One that is too small for a choice is: for the sums of
+    // grad, and its moments are found once more.
+    bool is_near_zero(const T* first, const Blocks::Block& block) {
+        const bool chosen = t.centered && block.count() >= kLeastChosen;
+        if (is_joint && chosen) is_joint = center_of(as_double(first[0]), first, block.rows, block.cols) == 0;
+        return is_joint;
+    }
+    // Whether moments may be had from these sums.
+    template <class V>
+    bool is_closed(const V& total, const V& squares, const Blocks::Block& block) const {
+        return !t.centered || (block.count() >= kLeastChosen && are_near(total, squares, block.count()));
+    }
+    template <class V>
+    MomentsOf<V> closed(const V& zero, const V& total, const V& squares, const V& n) const {
+        return t.centered ? closed_block<true>(zero, total, squares, n) : closed_block<false>(zero, total, squares, n);
     }
 
     JointSums sum_block(const Blocks::Block& block, int64_t stat) {
         JointSums sums{broadcast(0.0), broadcast(0.0), plain, product};
         const int64_t begin = block.at, values = block.rows * block.cols, from = stat * t.stat_ld;
         if (!t.each) {
-            add_rows(sums, grad + from + begin, x + from + begin, block.rows, t.ld, block.cols);
+            add_rows<Weighted>(sums, grad + from + begin, x + from + begin, block.rows, t.ld, block.cols,
+                               Weighted ? t.weight + begin : nullptr);
             open.add(stat, sums);
             return sums;
         }
@@ -133,7 +153,7 @@ private:
         for (int64_t at = begin, end = begin + values; at < end;) {
             const int64_t row = at / t.cols, within = at % t.cols, own = (within / kBlock + 1) * kBlock;
             const int64_t left = (own < t.cols ? own : t.cols) - within, n = left < end - at ? left : end - at;
-            add_rows(sums, grad + from + at, x + from + at, 1, n, n);
+            add_rows<Weighted>(sums, grad + from + at, x + from + at, 1, n, n, nullptr);
             if (n == left) open.add(stat * t.rows + row, sums);
             at += n;
         }
@@ -144,10 +164,7 @@ private:
     // Those of up to sixteen statistics of one block.
     void moments_of_some(const Blocks::Block& block, int64_t stat, int64_t some, Moments out) {
         const T* first = x + stat * t.stat_ld;
-        const double n = block.count();
-        const bool chosen = n >= kLeastChosen;
-        for (int64_t i = 0; i < some && chosen && is_joint; ++i)
-            is_joint = center_of(as_double(first[i * t.stat_ld]), first + i * t.stat_ld, block.rows, block.cols) == 0;
+        for (int64_t i = 0; i < some && is_joint; ++i) is_near_zero(first + i * t.stat_ld, block);
         if (is_joint) {
             Doubles sums[kLanes], squares[kLanes];
             for (int64_t i = some; i < kLanes; ++i) sums[i] = squares[i] = Doubles{};
@@ -155,22 +172,23 @@ private:
                 const JointSums found = sum_block(block, stat + i);
                 sums[i] = folded(found.sums), squares[i] = folded(found.squares);
             }
-            const Lanes<double> total = sums_of(sums), total_squares = sums_of(squares);
-            if (chosen && are_near(total, total_squares, n))
-                return put_lanes(out, 0, some, closed_block<true>(broadcast(0.0), total, total_squares, broadcast(n)));
+            const Lanes<double> total = sums_of(sums), total_squares = sums_of(squares), n = broadcast(block.count());
+            if (is_closed(total, total_squares, block))
+                return put_lanes(out, 0, some, closed(broadcast(0.0), total, total_squares, n));
         }
-        block_moments<T, true>(first, some, t.stat_ld, block.rows, t.ld, block.cols, out);
+        if (t.centered) return block_moments<T, true>(first, some, t.stat_ld, block.rows, t.ld, block.cols, out);
+        block_moments<T, false>(first, some, t.stat_ld, block.rows, t.ld, block.cols, out);
     }
 };
 
-template <class T>
+template <class T, bool Weighted>
 bool joint_rows(const JointRowsTile& t, Moments out) {
-    return JointRows<T>(t).run(out);
+    return JointRows<T, Weighted>(t).run(out);
 }
 
-template <class T>
+template <class T, bool Weighted>
 constexpr auto joint_rows_or_none() -> bool (*)(const JointRowsTile&, Moments) {
-    if constexpr (kJoint<T>) return joint_rows<T>;
+    if constexpr (kJoint<T>) return joint_rows<T, Weighted>;
     return nullptr;
 }
 

@@ -26,6 +26,7 @@ namespace fusednorm::FUSEDNORM_ISA_NAME {
 #define FUSEDNORM_FLOATS(function) {function<float>, function<double>, function<f16>, function<bf16>}
 #define FUSEDNORM_GRADIENT(T, A) {gradient_by_rows<T, A>, gradient_by_cols<T, A>}
 #define FUSEDNORM_GRADIENTS(T) {FUSEDNORM_GRADIENT(T, float), FUSEDNORM_GRADIENT(T, double)}
+#define FUSEDNORM_JOINT(T) {joint_rows_or_none<T, false>(), joint_rows_or_none<T, true>()}
 #define FUSEDNORM_WIDEN(T) copy<T, double>
 
 extern const Kernels table;
@@ -58,7 +59,7 @@ const Kernels table = {
      {sum<f16, f16>, sum<f16, double>},
      {sum<bf16, bf16>, sum<bf16, double>}},
     FUSEDNORM_FLOATS(gradient_sums_rows),
-    {joint_rows_or_none<float>(), joint_rows_or_none<double>(), joint_rows_or_none<f16>(), joint_rows_or_none<bf16>()},
+    {FUSEDNORM_JOINT(float), FUSEDNORM_JOINT(double), FUSEDNORM_JOINT(f16), FUSEDNORM_JOINT(bf16)},
     FUSEDNORM_FLOATS(gradient_sums_cols),
     {FUSEDNORM_GRADIENTS(float), {{}, FUSEDNORM_GRADIENT(double, double)}, FUSEDNORM_GRADIENTS(f16), FUSEDNORM_GRADIENTS(bf16)},
     FUSEDNORM_FLOATS(row_gradient_sums),

@@ -31,6 +31,7 @@ constexpr int64_t kBlockRows = 256;  // rows of a tile whose columns are statist
 // Sums are of the values as they are where the square of their mean is at most so many times their variance: an offset then
 // costs them no more than a few of 53 bits. Otherwise a number near the values is subtracted first.
 constexpr double kNear = 255;
+constexpr int64_t kLeastChosen = 256;  // with fewer values in a block, choosing takes as long as it spares
 
 // The moments of n statistics of equal count: value i has the mean mean[i] + low[i] (two doubles, so that large
 // offsets cancel) and the sum of squared deviations m2[i].
@@ -141,11 +142,13 @@ struct GradientRowsTile {
 };
 
 // The moments of x(stats, rows, cols), and around 0 what gradient_sums_rows adds up, for each statistic, or (each) for each
-// row: rows follow each other then, and whole lanes fill them.
+// row: rows follow each other then, and whole lanes fill them. With weights for the columns (rows = 1): what row_gradient_sums
+// does.
 struct JointRowsTile {
     const void *grad, *x;
     int64_t stats, stat_ld, rows, ld, cols;
-    bool each;
+    bool each, centered;
+    const double* weight;
     double *plain, *product;
 };
 
@@ -168,7 +171,7 @@ struct GradientTile {
     bool stream;
 };
 
-// Rows are statistics: each row's sums of grad * weight and grad * weight * (x - center).
+// Rows are statistics: each row's sums of grad * weight and of grad * weight * (x - center).
 struct RowSumsTile {
     const void *grad, *x;
     int64_t rows, ld, cols;
@@ -210,8 +213,8 @@ struct Kernels {
     // [type of x and s][r: of that type, or double]
     void (*sum[kFloatTypes][2])(const SumTile&);
     void (*gradient_sums_rows[kFloatTypes])(const GradientRowsTile&);
-    // False: only the moments are right, since 0 is far from x. null: where one read would not be faster.
-    bool (*joint_rows[kFloatTypes])(const JointRowsTile&, Moments);
+    // [type][weighted]. False: only the moments are right, since 0 is far from x. null: where one read would not be faster.
+    bool (*joint_rows[kFloatTypes][2])(const JointRowsTile&, Moments);
     void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
     // [type][in float or double][by rows or by columns]
     void (*gradient[kFloatTypes][2][2])(const GradientTile&);
