@@ -42,11 +42,13 @@ public:
         // Small units are taken many at a time.
         if (are_joined(plan)) runs.join(kItemValues / unit_values, threads);
         // Otherwise grad and x were just read.
-        ahead = down && values * size_of(op.x_type) >= kFarBytes ? kAheadBytes : 0;
+        ahead = down && is_far(values * size_of(op.x_type), down) ? kAheadBytes : 0;
         const Axis row = last_of(plan.read.rows);
         each = row.affine != 0 && row.size > 1 && plan.read.chunks == 1;
-        joint = !down && !gradient.rstd && k.joint_rows[type][0] && plan.count() >= kLeastChosen &&
-                (!each || (row.x == plan.read.cols.size && whole_lanes(row.x) == row.x));
+        const int64_t cols = plan.read.cols.size;
+        joint = !gradient.rstd && plan.count() >= kLeastChosen &&
+                (down ? k.joint_cols[type] && fold_of(cols) == 1
+                      : k.joint_rows[type][0] && (!each || (row.x == cols && whole_lanes(cols) == cols)));
     }
 
     void run() {
@@ -126,12 +128,17 @@ private:
         }
         bool summed = true;
         to.clear(channels);
-        found.pieces(unit, segment, w, moments,
-                     [&](const Piece& p, Moments piece) { summed &= find(p, 1, 0, to.at(p.at.affine - unit.affine), piece); });
+        found.pieces(unit, segment, w, moments, [&](const Piece& p, Moments piece) {
+            summed &= down ? find(p, to, w, piece) : find(p, 1, 0, to.at(p.at.affine - unit.affine), piece);
+        });
         sum_segment(unit, segment, moments, to, w, summed);
     }
 
-    // Returns whether the sums are found, too: around 0.
+    // Finds the moments of a piece. Returns whether the sums are found, too: around 0.
+    bool find(const Piece& p, const Sums& to, const Workspace& w, const Moments& moments) const {
+        const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
+        return k.joint_cols[type]({grad, x, p.rows, p.row.x, p.cols, nullptr, to.plain, to.product, w.scratch}, moments);
+    }
     bool find(const Piece& p, int64_t stats, int64_t stat_ld, const Sums& to, const Moments& moments) const {
         const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
         const bool own = each && p.rows > 1;

@@ -106,7 +106,8 @@ private:
         if (plan.write.pack_x) return 0;
         const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units * runs.batch <= kNextBytes;
         if (next) return runs.along ? plan.units.last().x * size * runs.batch : plan.units[plan.units.n - 2].x * size;
-        return by_batch || (!op.r && bytes < kFarBytes) ? 0 : kAheadBytes;
+        if (by_batch || size == 1) return 0;
+        return op.r || is_far(bytes, plan.coefs != Coefs::rows) ? kAheadBytes : 0;
     }
 
     Workspaces workspaces(int64_t coefficients) const {

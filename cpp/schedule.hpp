@@ -15,10 +15,12 @@ namespace fusednorm {
 constexpr int64_t kSerialGiven = 1 << 17, kSerialFound = 3 << 14;
 // Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
 constexpr int64_t kItemValues = 1 << 14;
-// x of so many bytes is asked for ahead, so far. Of a smaller one the processor's own prefetching has it in time, and asking
-// costs: eval (1,64,56,56) was 1.05 to 1.12 times as fast without, (8,256,28,28) 1.0 to 1.08, (4096,512) 0.94 to 0.98; with a
-// residual beside x even (1,64,56,56) was 0.95 to 0.98.
-constexpr int64_t kFarBytes = int64_t{8} << 20, kAheadBytes = 2048;
+// x of so many bytes is asked for ahead, so far; beside columns' coefficients, of four times as many. Of a smaller one the
+// processor's own prefetching has it in time, and asking costs: eval (1,64,56,56) was 1.05 to 1.12 times as fast without,
+// (4,64,56,56), (8,256,28,28) and (4096,512) 0.86 to 0.98, channels-last (8,64,56,56) 1.02 to 1.04; with a residual beside x
+// even (1,64,56,56) was 0.95 to 0.98. Bytes come in time by themselves: (1080,1920,3) 1.03 to 1.3.
+constexpr int64_t kFarBytes = int64_t{2} << 20, kAheadBytes = 2048;
+inline bool is_far(int64_t bytes, bool has_columns) { return bytes >= (has_columns ? 4 * kFarBytes : kFarBytes); }
 // Two units of so many bytes fit the second-level cache. Asking for the next one where they do not, or where results are there
 // too, took time: training (32,64,56,56) 1.05, its gradient 1.14; where they do, group norm (8,512,64,64) gained 1.08, and
 // layer norm, run by run, 1.06 to 1.2.

@@ -196,8 +196,8 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
         const auto value_at = [&](int64_t c, auto get)
                                   __attribute__((always_inline)) { return coefs.apply(get(grad + c), get(x + c), c, get); };
         const auto ask = [&](int64_t c) __attribute__((always_inline)) {
-            __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead, 0, 2);
-            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead, 0, 2);
+            __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead);
+            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead);
         };
         to.row(y, cols, value_at, ask, free);
     }

@@ -5,6 +5,7 @@
 #include "copy.hpp"
 #include "epilogue.hpp"
 #include "gradients.hpp"
+#include "joint_cols.hpp"
 #include "joint_rows.hpp"
 #include "moments_cols.hpp"
 #include "moments_rows.hpp"
@@ -61,6 +62,7 @@ const Kernels table = {
     FUSEDNORM_FLOATS(gradient_sums_rows),
     {FUSEDNORM_JOINT(float), FUSEDNORM_JOINT(double), FUSEDNORM_JOINT(f16), FUSEDNORM_JOINT(bf16)},
     FUSEDNORM_FLOATS(gradient_sums_cols),
+    {joint_cols_or_none<float>(), joint_cols_or_none<double>(), joint_cols_or_none<f16>(), joint_cols_or_none<bf16>()},
     {FUSEDNORM_GRADIENTS(float), {{}, FUSEDNORM_GRADIENT(double, double)}, FUSEDNORM_GRADIENTS(f16), FUSEDNORM_GRADIENTS(bf16)},
     FUSEDNORM_FLOATS(row_gradient_sums),
     {{row_gradients<float, float>, row_gradients<float, double>},

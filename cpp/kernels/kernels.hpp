@@ -61,7 +61,7 @@ constexpr int64_t fold_of(int64_t cols) {
 constexpr int64_t fold_of(int64_t rows, int64_t ld, int64_t cols) {
     return ld == cols && rows >= kFoldRows ? fold_of(cols) : 1;
 }
-constexpr int64_t cols_scratch(int64_t cols) { return 3 * (cols + 16) + 6 * kFoldCols; }
+constexpr int64_t cols_scratch(int64_t cols) { return 6 * (cols + 16 + kFoldCols); }
 // n values, up to where lanes end.
 constexpr int64_t whole_lanes(int64_t n) { return (n + 15) / 16 * 16; }
 
@@ -216,6 +216,8 @@ struct Kernels {
     // [type][weighted]. False: only the moments are right, since 0 is far from x. null: where one read would not be faster.
     bool (*joint_rows[kFloatTypes][2])(const JointRowsTile&, Moments);
     void (*gradient_sums_cols[kFloatTypes])(const GradientColsTile&);
+    // The same for columns, whatever center says; not where several rows are read as one.
+    bool (*joint_cols[kFloatTypes])(const GradientColsTile&, Moments);
     // [type][in float or double][by rows or by columns]
     void (*gradient[kFloatTypes][2][2])(const GradientTile&);
     void (*row_gradient_sums[kFloatTypes])(const RowSumsTile&);

@@ -64,7 +64,7 @@ FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t c
     const auto step = [=](int64_t r, int64_t c, int i, auto value_at, const Doubles& k, Doubles& s, Doubles& q)
                           __attribute__((always_inline)) {
                               const T* value = x + r * ld + c;
-                              if (i == 0) __builtin_prefetch(value + rows * ld, 0, 2);  // the next strip's
+                              if (i == 0) __builtin_prefetch(value + rows * ld);  // the next strip's
                               const Doubles v = value_at(value, i), d = Plain ? v : v - k;
                               s += d;
                               add_square<Plain>(q, d);
@@ -94,6 +94,20 @@ FUSEDNORM_INLINE bool set_centers(const T* first, int64_t cols, double* center, 
     return sum(changes) != 0;
 }
 
+// Sets the centers that the columns of a block are summed around first. Returns whether all are 0.
+template <class T>
+FUSEDNORM_INLINE bool choose_centers(const T* x, int64_t block, int64_t ld, int64_t cols, double* center) {
+    using Values = const Lanes<double>&;
+    for (int64_t c = 0; c < cols; c += kLanes) store(center + c, broadcast(0.0));
+    const bool choose = is_narrow<T> && block >= kLeastRowsChosen;
+    return !set_centers(x, cols, center, [&](int64_t c, Values first, Values zero) __attribute__((always_inline)) {
+        const Lanes<double> k = select(is_finite(first), first, zero);
+        if (!choose) return k;
+        const auto row = [&](int64_t r) __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
+        return select(looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1)), zero, k);
+    });
+}
+
 // scratch: three arrays of cols rounded up to whole lanes.
 template <class T>
 void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
@@ -103,16 +117,7 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
     for (int64_t done = 0; done < rows; done += kBlockRows, x += kBlockRows * ld) {
         const int64_t block = rows - done < kBlockRows ? rows - done : kBlockRows;
         const double count = static_cast<double>(block);
-        for (int64_t c = 0; c < padded; ++c) center[c] = 0;
-        const bool choose = is_narrow<T> && block >= kLeastRowsChosen;
-        bool around_zero =
-            !set_centers(x, cols, center, [&](int64_t c, Values first, Values zero) __attribute__((always_inline)) {
-                const Lanes<double> k = select(is_finite(first), first, zero);
-                if (!choose) return k;
-                const auto row = [&](int64_t r)
-                                     __attribute__((always_inline)) { return load_some<double>(x + r * ld + c, cols - c); };
-                return select(looks_near(first, row(block / 4), row(block / 2), row(block * 3 / 4), row(block - 1)), zero, k);
-            });
+        bool around_zero = choose_centers(x, block, ld, cols, center);
         for (int tried = 1;; ++tried) {
             if (kPlain<T> && around_zero) {
                 cols_sums<T, kPlain<T>>(x, block, ld, cols, center, sums, squares);
