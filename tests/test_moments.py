@@ -226,3 +226,22 @@ def test_twenty_million_ones_in_two_columns(order):
     for m, value in zip(fn.moments(x, 0), (1, 0), strict=True):
         np.testing.assert_array_equal(m, [value, value])
     assert fn.moments(x) == (1, 0)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2"])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 17, 24, 64, 100])
+def test_small_integers_down_and_along(dtype, columns, rng):
+    """Registers of bytes are filled with several rows, or with a part of one."""
+    ends = np.iinfo(dtype)
+    for rows, draw in itertools.product((1, 63, 130, 700, 5000), (True, False)):
+        x = rng.integers(ends.min, ends.max, (rows, columns), dtype, endpoint=True)
+        if not draw:
+            x[:, ::2], x[:, 1::2] = ends.max, ends.min
+        for view, axis in ((x, 0), (x, 1), (x, (0, 1)), (x.T.copy(), 0), (x.T.copy(), 1)):
+            mean, var = fn.moments(view, axis)
+            wide = view.astype(object)
+            count = wide.size // np.size(mean)
+            total, squares = wide.sum(axis), (wide * wide).sum(axis)
+            exact = np.array((squares * count - total * total) / count**2, dtype=np.float64)
+            assert np.array_equal(mean, np.array(total / count, dtype=np.float64))
+            np.testing.assert_allclose(var, exact, rtol=2 * np.finfo(np.float64).eps)
