@@ -145,12 +145,12 @@ void sums_cols(const ColsTile& t, Moments out) {
     // Few contiguous columns: several rows are one, as in moments_cols.
     const int64_t fold = t.ld == t.cols ? fold_of(t.cols) : 1, wide = fold * t.cols;
     for (int64_t c = 0; c < wide; ++c) totals[c] = {};
-    int64_t rows = t.rows;
+    int64_t left = t.rows;
     if constexpr (kSumsBytes<T>) {
-        const int64_t done = t.ld == t.cols ? add_byte_columns(x, rows, t.cols, totals) : 0;
-        x += done * t.ld, rows -= done;
+        const int64_t done = t.ld == t.cols ? add_byte_columns(x, left, t.cols, totals) : 0;
+        x += done * t.ld, left -= done;
     }
-    const int64_t folded = rows / fold;
+    const int64_t folded = left / fold;
     constexpr int64_t kValues = 16384;
     const int64_t strip = wide * 8 > kValues ? 8 : wide * kBlockRows < kValues ? kBlockRows : kValues / wide;
     const auto add_rows = [&](const T* from, int64_t rows, int64_t ld, int64_t cols) {
@@ -159,7 +159,7 @@ void sums_cols(const ColsTile& t, Moments out) {
                 sums_strip(from + r * ld + c, rows - r < strip ? rows - r : strip, ld, cols - c, totals + c);
     };
     add_rows(x, folded, fold == 1 ? t.ld : wide, wide);
-    add_rows(x + folded * wide, rows - folded * fold, t.cols, t.cols);
+    add_rows(x + folded * wide, left - folded * fold, t.cols, t.cols);
     for (int64_t c = 0; c < t.cols; ++c) {
         Totals all = totals[c];
         for (int64_t i = c + t.cols; i < wide; i += t.cols)
