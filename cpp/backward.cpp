@@ -42,13 +42,13 @@ public:
         // Small units are taken many at a time.
         if (are_joined(plan)) runs.join(kItemValues / unit_values, threads);
         // Otherwise grad and x were just read.
-        ahead = down && is_far(values * size_of(op.x_type), down) ? kAheadBytes : 0;
+        ahead = down && is_far(values * size_of(op.x_type), true) ? kAheadBytes : 0;
         const Axis row = last_of(plan.read.rows);
-        each = row.affine != 0 && row.size > 1 && plan.read.chunks == 1;
+        own_rows = row.affine != 0 && row.size > 1 && plan.read.chunks == 1;
         const int64_t cols = plan.read.cols.size;
         joint = !gradient.rstd && plan.count() >= kLeastChosen &&
                 (down ? k.joint_cols[type] && fold_of(cols) == 1
-                      : k.joint_rows[type][0] && (!each || (row.x == cols && whole_lanes(cols) == cols)));
+                      : k.joint_rows[type][0] && (!own_rows || (row.x == cols && whole_lanes(cols) == cols)));
     }
 
     void run() {
@@ -76,8 +76,8 @@ private:
     UnitMoments found;
     int type;
     bool down, stream;
-    bool each;   // rows have channels of their own
-    bool joint;  // moments and sums are found together, where x is near 0
+    bool own_rows;  // rows have channels of their own
+    bool joint;     // moments and sums are found together, where x is near 0
     int threads;
     int64_t units, n, channels, unit_values, ahead;
     Runs runs{plan.units};
@@ -141,9 +141,9 @@ private:
     }
     bool find(const Piece& p, int64_t stats, int64_t stat_ld, const Sums& to, const Moments& moments) const {
         const void *grad = at(gradient.grad, p.at.x, op.x_type), *x = at(op.x, p.at.x, op.x_type);
-        const bool own = each && p.rows > 1;
+        const bool each = own_rows && p.rows > 1;
         return k.joint_rows[type][0](
-            {grad, x, stats, stat_ld, p.rows, p.row.x, p.cols, own, op.centered, nullptr, to.plain, to.product}, moments);
+            {grad, x, stats, stat_ld, p.rows, p.row.x, p.cols, each, op.centered, nullptr, to.plain, to.product}, moments);
     }
 
     // summed: the sums around 0 are there.
@@ -191,8 +191,8 @@ private:
         const Axis step = plan.units.last(), row = last_of(plan.read.rows);
         const Piece all{of.first, row.size, plan.read.cols.size, row};
         bool summed = false;
-        to.clear(of.n * of.per);
         if (joint) {
+            to.clear(of.n * of.per);
             summed = find(all, of.n, step.x, to, moments);
         } else if (!gradient.rstd) {
             found.joined(of.first, of.n, w, moments);

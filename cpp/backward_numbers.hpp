@@ -42,7 +42,7 @@ inline bool are_finite(const double* sums, int64_t n) {
     return all;
 }
 
-// Sums of grad and of grad * (x - origin), one of each for every channel.
+// Sums of grad and of grad * (x - origin), one of each for every channel, or row.
 struct Sums {
     double *origin, *plain, *product;
 

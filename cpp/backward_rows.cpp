@@ -90,14 +90,10 @@ private:
 
     int64_t whole_statistics(int64_t n) const { return (n + per - 1) / per * per; }
 
-    // The rows' sums, and what they are around.
-    struct RowSums {
-        double origin[kMostStrip], plain[kMostStrip], product[kMostStrip];
-    };
-
     // Finds, or takes as given, center, scale and shift of `stats` statistics, the first of which begins with this row, and
-    // what is subtracted for their sums. Returns whether these are found, too: around 0.
-    bool set_statistics(int64_t row, int64_t group, int64_t stats, Rows<double>& to, RowSums& sums) const {
+    // what is subtracted for their sums, whose tile this is. Returns whether these are found, too: around 0.
+    bool set_statistics(int64_t row, int64_t group, int64_t stats, const RowSumsTile& tile, Rows<double>& to,
+                        const Sums& sums) const {
         const bool zero = op.x_type != Type::f64;
         if (gradient.rstd) {
             for (int64_t s = 0; s < stats; ++s) {
@@ -109,17 +105,14 @@ private:
         }
         double low[kMostStrip], m2[kMostStrip];
         const Moments moments{to.center, low, m2};
-        const int64_t offset = row * channels + group * cols;
-        const void* x = at(op.x, offset, op.x_type);
         bool summed = false;
         if (per == 1 && cols >= kLeastChosen && k.joint_rows[type][1]) {
-            std::fill_n(sums.plain, stats, 0.0), std::fill_n(sums.product, stats, 0.0);
-            const double* weight = static_cast<const double*>(op.weight) + group * cols;
-            summed = k.joint_rows[type][1]({at(gradient.grad, offset, op.x_type), x, stats, channels, 1, channels, cols, false,
-                                            op.centered, weight, sums.plain, sums.product},
+            sums.clear(stats);
+            summed = k.joint_rows[type][1]({tile.grad, tile.x, stats, channels, 1, channels, cols, false, op.centered,
+                                            tile.weight, sums.plain, sums.product},
                                            moments);
         } else {
-            k.moments_rows[type][op.centered]({x, stats, per * channels, per, channels, cols}, moments);
+            k.moments_rows[type][op.centered]({tile.x, stats, per * channels, per, channels, cols}, moments);
         }
         for (int64_t s = 0; s < stats; ++s) {
             const double var = m2[s] / count();
@@ -131,8 +124,7 @@ private:
     }
 
     // The sums of grad * weight and of grad * weight * (x - origin) of a tile's rows, if they are not there yet, around 0.
-    void add_up(RowSumsTile tile, const double* center, bool summed, RowSums& sums) const {
-        tile.center = sums.origin, tile.plain = sums.plain, tile.product = sums.product;
+    void add_up(const RowSumsTile& tile, const double* center, bool summed, const Sums& sums) const {
         if (!summed || !are_zero(sums.origin, tile.rows)) k.row_gradient_sums[type](tile);
         if (are_finite(sums.plain, tile.rows)) return;
         // The sign of an infinite grad * (x - mean) is known around the mean alone.
@@ -169,19 +161,20 @@ private:
     void run_strip(int64_t row, int64_t group, int64_t n, double* columns) const {
         Rows<double> wide;
         Rows<float> floats;
-        RowSums sums;
-        const int64_t stats = divided(n, per);
-        const bool summed = set_statistics(row, group, stats, wide, sums);
-        for (double* each : {wide.center, wide.scale, wide.shift, sums.origin}) spread(each, stats);
-        const int64_t offset = row * channels + group * cols;
+        double memory[3 * kMostStrip];
+        const Sums sums(memory, kMostStrip);
+        const int64_t stats = divided(n, per), offset = row * channels + group * cols;
         const void *grad = at(gradient.grad, offset, op.x_type), *x = at(op.x, offset, op.x_type);
         const double* weight = static_cast<const double*>(op.weight) + group * cols;
-        add_up({grad, x, n, channels, cols, nullptr, weight, nullptr, nullptr}, wide.center, summed, sums);
+        const RowSumsTile sums_tile{grad, x, n, channels, cols, sums.origin, weight, sums.plain, sums.product};
+        const bool summed = set_statistics(row, group, stats, sums_tile, wide, sums);
+        for (double* each : {wide.center, wide.scale, wide.shift, sums.origin}) spread(each, stats);
+        add_up(sums_tile, wide.center, summed, sums);
         add_rows(sums.plain, stats), add_rows(sums.product, stats);
         for (int64_t s = 0; s < stats; ++s) {
+            sums.move(s, wide.center[s * per] - sums.origin[s * per]);
             const double scale = wide.scale[s * per], plain = sums.plain[s], mean = op.centered ? plain / count() : 0;
-            const double product = sums.product[s] - correction(wide.center[s * per] - sums.origin[s * per], plain);
-            const double mean_xhat = (product * scale + correction(plain, wide.shift[s * per])) / count();
+            const double mean_xhat = (sums.product[s] * scale + correction(plain, wide.shift[s * per])) / count();
             wide.offset[s] = -mean * scale, wide.slope[s] = -mean_xhat * scale;
         }
         spread(wide.offset, stats), spread(wide.slope, stats);

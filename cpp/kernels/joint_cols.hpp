@@ -77,17 +77,16 @@ bool joint_cols(const GradientColsTile& t, Moments out) {
             for (int64_t c = 0; c < cols && closed; c += kLanes)
                 closed = are_near(load<double>(sums + c), load<double>(sums + padded + c), count);
         }
+        const Moments to = done == 0 ? out : found;
         if (closed) {
             const Lanes<double> n = broadcast(count), zero = broadcast(0.0);
-            for (int64_t c = 0; c < cols; c += kLanes) {
-                auto value = closed_block<true>(zero, load<double>(sums + c), load<double>(sums + padded + c), n);
-                if (done > 0) value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, count);
-                put_lanes(out, c, cols - c, value);
-            }
+            for (int64_t c = 0; c < cols; c += kLanes)
+                put_lanes(to, c, cols - c,
+                          closed_block<true>(zero, load<double>(sums + c), load<double>(sums + padded + c), n));
         } else {
-            moments_wide_cols(x, block, ld, cols, t.scratch, done == 0 ? out : found);
-            if (done > 0) merge(out, static_cast<double>(done), found, count, cols);
+            moments_wide_cols(x, block, ld, cols, t.scratch, to);
         }
+        if (done > 0) merge(out, static_cast<double>(done), found, count, cols);
     }
     return is_joint;
 }

@@ -114,7 +114,7 @@ private:
 
     MomentsOf<double> moments_of_block(const Blocks::Block& block, int64_t stat) {
         const T* first = x + stat * t.stat_ld + block.at;
-        if (is_near_zero(first, block)) {
+        if (stays_joint(first, block)) {
             const JointSums found = sum_block(block, stat);
             const double total = sum(found.sums), squares = sum(found.squares), n = block.count();
             if (is_closed(total, squares, block)) return closed(0.0, total, squares, n);
@@ -125,7 +125,7 @@ private:
 
     // Whether a block, as its first values say, will be summed around 0. One that is too small for a choice is: for the sums of
     // grad, and its moments are found once more.
-    bool is_near_zero(const T* first, const Blocks::Block& block) {
+    bool stays_joint(const T* first, const Blocks::Block& block) {
         const bool chosen = t.centered && block.count() >= kLeastChosen;
         if (is_joint && chosen) is_joint = center_of(as_double(first[0]), first, block.rows, block.cols) == 0;
         return is_joint;
@@ -164,7 +164,7 @@ private:
     // Those of up to sixteen statistics of one block.
     void moments_of_some(const Blocks::Block& block, int64_t stat, int64_t some, Moments out) {
         const T* first = x + stat * t.stat_ld;
-        for (int64_t i = 0; i < some && is_joint; ++i) is_near_zero(first + i * t.stat_ld, block);
+        for (int64_t i = 0; i < some && is_joint; ++i) stays_joint(first + i * t.stat_ld, block);
         if (is_joint) {
             Doubles sums[kLanes], squares[kLanes];
             for (int64_t i = some; i < kLanes; ++i) sums[i] = squares[i] = Doubles{};

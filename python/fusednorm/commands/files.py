@@ -165,10 +165,10 @@ def part_of(x: Array, task: Task) -> Array:
 
 def bits(image: "ImageFile", path: str) -> int:
     """Return how many bits the file has for each value; Pillow decodes color of more than 8 to 8, and says nothing."""
-    if image.format == "JPEG2000":
-        return jpeg2000_bits(path)
-    if image.format == "AVIF":
-        return avif_bits(path)
+    if image.format in ("JPEG2000", "AVIF"):
+        with open(path, "rb") as file:
+            header = file.read(CODE_HEADER)
+        return jpeg2000_bits(header) if image.format == "JPEG2000" else avif_bits(header)
     if image.format == "TIFF":
         return int(max(getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (1,)), default=1))
     found = 8
@@ -181,18 +181,16 @@ def bits(image: "ImageFile", path: str) -> int:
     return found
 
 
-def jpeg2000_bits(path: str) -> int:
+def jpeg2000_bits(header: bytes) -> int:
     """Return the bits of the deepest component, which the codestream's SIZ marker names (ISO/IEC 15444-1, A.5.1)."""
-    with open(path, "rb") as file:
-        _, found, header = file.read(CODE_HEADER).partition(b"\xff\x4f\xff\x51")
-    count = int.from_bytes(header[36:38], "big")
-    return max((byte % 128 + 1 for byte in header[38 : 38 + 3 * count : 3]), default=8) if found else 8
+    _, found, size = header.partition(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(size[36:38], "big")
+    return max((byte % 128 + 1 for byte in size[38 : 38 + 3 * count : 3]), default=8) if found else 8
 
 
-def avif_bits(path: str) -> int:
+def avif_bits(header: bytes) -> int:
     """Return the bits of the deepest part, which its av1C box names (AV1 in ISO base media, 2.3.3): 8, 10 or 12."""
-    with open(path, "rb") as file:
-        boxes = file.read(CODE_HEADER).split(b"av1C\x81")[1:]
+    boxes = header.split(b"av1C\x81")[1:]
     return max((8 + 2 * (box[1] >> 6 & 1) + 2 * (box[1] >> 5 & 1) for box in boxes if len(box) > 1), default=8)
 
 
