@@ -216,6 +216,7 @@ private:
         const double count = static_cast<double>(plan.count()),
                      *weights = static_cast<const double*>(op.weight) + of.first.affine;
         double *to_weight = share, *to_bias = share + units * channels;
+        u.sums.settle(of.n * of.per);
         // Not of.per where that is 1: many channels of few values would feel the loops within.
         const auto close_each = [&](auto per) {
             for (int64_t s = 0; s < of.n; ++s) {

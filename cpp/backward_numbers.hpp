@@ -9,6 +9,7 @@
 namespace fusednorm {
 
 // Whether float holds the other numbers that grad_x is made of (factors: fits_float).
+
 // What is subtracted from x: neither it nor the difference is near the end of float's range.
 inline bool fits_float_center(double center) {
     const double size = std::fabs(center);
@@ -58,6 +59,13 @@ struct Sums {
             plain[c] += other.plain[c];
             product[c] += other.product[c];
             product[c] += correction(other.origin[c] - origin[c], other.plain[c]);
+        }
+    }
+    // NaNs of either sign: the results' sign shall not depend on which comes first.
+    void settle(int64_t n) const {
+        for (int64_t c = 0; c < n; ++c) {
+            if (!(plain[c] == plain[c])) plain[c] = kNan;
+            if (!(product[c] == product[c])) product[c] = kNan;
         }
     }
     // Changes the product of channel c to the one around a center at this distance from the origin. An infinite sum stays: the

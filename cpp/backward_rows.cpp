@@ -171,6 +171,7 @@ private:
         for (double* each : {wide.center, wide.scale, wide.shift, sums.origin}) spread(each, stats);
         add_up(sums_tile, wide.center, summed, sums);
         add_rows(sums.plain, stats), add_rows(sums.product, stats);
+        sums.settle(stats);
         for (int64_t s = 0; s < stats; ++s) {
             sums.move(s, wide.center[s * per] - sums.origin[s * per]);
             const double scale = wide.scale[s * per], plain = sums.plain[s], mean = op.centered ? plain / count() : 0;

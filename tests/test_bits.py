@@ -206,6 +206,36 @@ def test_many_samples_of_small_planes(dtype, weight, layout, rng):
                 assert cases.same_bits(alone, together[i : i + 1])
 
 
+def with_nans(rng, shape):
+    """Return values among which are NaNs of both signs: the first to be met would choose that of a mean."""
+    x = cases.draw(rng, shape)
+    for row in x.reshape(-1, shape[-1])[::2]:
+        row[rng.choice(shape[-1], 2, replace=False)] = np.nan, -np.nan
+    return x
+
+
+@cases.every_norm
+@pytest.mark.parametrize("size", [16, 257, 5000])
+def test_number_of_threads_and_nans(norm, size, restore_threads, rng):
+    x, grad = with_nans(rng, (76, 6, size)), with_nans(rng, (76, 6, size))
+    call = cases.make_call(norm, x, rng)
+    results = []
+    for threads in (1, 2, 3):
+        fn.set_num_threads(threads)
+        results.append(digest.digest(call.run(x), *call.backward(grad, x), *fn.moments(x, 2), *fn.moments(x, (0, 2))))
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("norm", cases.BY_SAMPLE)
+@pytest.mark.parametrize("size", [16, 257])
+def test_sample_of_nans_alone(norm, size, rng):
+    x = with_nans(rng, (70, 6, size))
+    call = cases.make_call(norm, x, rng)
+    together = call.run(x)
+    for i in range(70):
+        assert cases.same_bits(call.run(x[i : i + 1]), together[i : i + 1])
+
+
 @pytest.mark.parametrize("norm", cases.BY_SAMPLE)
 def test_sample_alone_beside_extreme_ones(norm, rng):
     """A row whose numbers do not fit float32 is computed in float64; its neighbours are not."""

@@ -21,6 +21,20 @@ def cube(flat, start, strides=(36, 6, 1)):
     return np.lib.stride_tricks.as_strided(flat[start:], SHAPE, [s * item for s in strides])
 
 
+def test_longdouble_statistics_of_which_the_end_is_shared():
+    """An element of 16 bytes, of which out has the second half."""
+    bytes_ = np.zeros(400, np.uint8)
+    start = -bytes_.ctypes.data % 16
+    mean = bytes_[start : start + 16].view(np.longdouble)
+    out = bytes_[start + 8 : start + 24].view(np.float32).reshape(4, 1)
+    assert mean.itemsize > 8, "longdouble is double here"
+    x = np.array([[1], [2], [3], [10]], np.float32)
+    with pytest.raises(ValueError, match="batch_norm: out: expected memory of its own"):
+        fn.batch_norm(x, mean, np.ones(1), training=True, out=out)
+    assert not bytes_.any()
+    np.testing.assert_array_equal(fn.batch_norm(x, mean, np.ones(1), out=out), fn.batch_norm(x, np.zeros(1), np.ones(1)))
+
+
 LAST = VALUES - 1
 # Where out lies, for x that begins at element 4 in C order: start and strides.
 PLACES = {

@@ -75,6 +75,17 @@ def test_float64_weight_beyond_the_range_of_float32(norm, weight, rng):
         assert not np.isfinite(y).any()
 
 
+@cases.every_float
+def test_infinite_weight(dtype):
+    """Torch gives the same where a product with its scale is not NaN."""
+    x = np.array([[-2.0, 3.0, 1.5, -0.5]]).astype(dtype)
+    weight, signs = np.full(4, np.inf), np.array([[-np.inf, np.inf, np.inf, -np.inf]])
+    np.testing.assert_array_equal(fn.batch_norm(x.T, weight=[np.inf], training=True), signs.T)
+    np.testing.assert_array_equal(fn.batch_norm(x, np.zeros(4) + 0.1, np.ones(4), weight), signs)
+    np.testing.assert_array_equal(fn.group_norm(x, 1, weight), signs)
+    np.testing.assert_array_equal(fn.layer_norm(x, 4, weight), signs)
+
+
 @cases.every_norm
 def test_float64_values_beyond_the_range_of_float32(norm, rng):
     """The statistics of float64 input are float64, whatever the result's dtype."""

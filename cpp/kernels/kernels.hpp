@@ -103,6 +103,13 @@ struct NormalizeTile {
 };
 constexpr double kNoFloor = -std::numeric_limits<double>::infinity();
 
+// What this kind of processor makes of infinity - infinity.
+#if defined(__x86_64__)
+constexpr double kNan = -std::numeric_limits<double>::quiet_NaN();
+#else
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+#endif
+
 // t(rows, cols) += r, in the type that r is stored in.
 struct AddTile {
     const void* r;

@@ -41,9 +41,16 @@ FUSEDNORM_INLINE MomentsOf<V> merged(const MomentsOf<V>& a, double count, const 
     return r;
 }
 
+// a; if it is NaN, the one of a fixed sign: not that of whichever of several came first.
+template <class V>
+FUSEDNORM_INLINE V settled(const V& a) {
+    return select(is_at_most(a, a), a, V{} + kNan);
+}
+
 // From the sums of d and d * d over n values around k.
 template <bool Centered, class V>
-FUSEDNORM_INLINE MomentsOf<V> closed_block(const V& k, const V& sum, const V& squares, const V& n) {
+FUSEDNORM_INLINE MomentsOf<V> closed_block(const V& k, const V& around_k, const V& squares_around_k, const V& n) {
+    const V sum = settled(around_k), squares = settled(squares_around_k);
     if constexpr (!Centered) return {V{}, V{}, squares};
     const V offset = sum / n;
     // Beyond the range of doubles: the variance is infinite, but where a value is, NaN.
@@ -111,9 +118,11 @@ struct CoefficientsOf {
         const Lanes<double> factor = weight * rstd;
         // An infinite mean was not rounded, and goes through x - center.
         const Lanes<double> lost = select(is_finite(m.mean), (m.mean - rounded_to<A>(m.mean)) + m.low, zero);
+        // Nor is anything lost beside an infinite weight.
+        const Lanes<double> worth = lost * factor;
         put(job.center, m.mean);
         put(job.scale, factor);
-        put(job.shift, bias - lost * factor);
+        put(job.shift, bias - select(is_finite(worth), worth, zero));
         if constexpr (sizeof(A) == 4) {
             const Lanes<double> size = absolute(factor), offset = absolute(m.mean);
             // NaN and infinities fit: what they give is the same in any arithmetic.

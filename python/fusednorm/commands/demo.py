@@ -102,11 +102,13 @@ def photographs() -> tuple[str, Array]:
     """Load scikit-learn's two photographs, or make two images of their shape."""
     try:
         from sklearn.datasets import load_sample_images
+
+        photographs = np.stack(load_sample_images().images)  # which Pillow decodes
     except ImportError:
         waves = np.sin(np.linspace(0, 9, 427))[:, None, None] + np.cos(np.linspace(0, 7, 640))[:, None]
         image = 90 + 40 * waves + np.array([0, 10, 20])
-        return "two generated images (with scikit-learn: photographs)", np.stack([image, image[::-1]]).astype(np.uint8)
-    return "scikit-learn's two sample photographs", np.stack(load_sample_images().images)
+        return "two generated images (with scikit-learn and Pillow: photographs)", np.stack([image, image[::-1]]).astype(np.uint8)
+    return "scikit-learn's two sample photographs", photographs
 
 
 def image_input(images: Array) -> tuple[Array, Parameters]:
