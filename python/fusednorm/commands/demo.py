@@ -103,12 +103,12 @@ def photographs() -> tuple[str, Array]:
     try:
         from sklearn.datasets import load_sample_images
 
-        photographs = np.stack(load_sample_images().images)  # which Pillow decodes
+        images = load_sample_images().images  # which Pillow decodes
     except ImportError:
         waves = np.sin(np.linspace(0, 9, 427))[:, None, None] + np.cos(np.linspace(0, 7, 640))[:, None]
         image = 90 + 40 * waves + np.array([0, 10, 20])
         return "two generated images (with scikit-learn and Pillow: photographs)", np.stack([image, image[::-1]]).astype(np.uint8)
-    return "scikit-learn's two sample photographs", photographs
+    return "scikit-learn's two sample photographs", np.stack(images)
 
 
 def image_input(images: Array) -> tuple[Array, Parameters]:
