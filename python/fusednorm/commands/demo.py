@@ -107,7 +107,7 @@ def photographs() -> tuple[str, Array]:
     except ImportError:
         waves = np.sin(np.linspace(0, 9, 427))[:, None, None] + np.cos(np.linspace(0, 7, 640))[:, None]
         image = 90 + 40 * waves + np.array([0, 10, 20])
-        return "two generated images (with scikit-learn and Pillow: photographs)", np.stack([image, image[::-1]]).astype(np.uint8)
+        return "two generated images (photographs need scikit-learn and Pillow)", np.stack([image, image[::-1]]).astype("u1")
     return "scikit-learn's two sample photographs", np.stack(images)
 
 
