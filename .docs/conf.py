@@ -14,5 +14,3 @@ autodoc_typehints = "none"
 # What is optional is imported where it is used.
 autodoc_mock_imports = ["mpi4py"]
 myst_heading_anchors = 3
-# The README's links to files of the repository.
-suppress_warnings = ["myst.xref_missing"]

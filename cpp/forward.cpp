@@ -3,7 +3,6 @@
 // Both do the same arithmetic in the same order.
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "machine/dispatch.hpp"
 #include "machine/threads.hpp"

@@ -3,7 +3,6 @@
 // costs digits, and counts beyond 2^53 stay exact. No array and no Python here.
 #pragma once
 #include <cmath>
-#include <cstdint>
 
 namespace fusednorm {
 

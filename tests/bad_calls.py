@@ -83,8 +83,8 @@ refused(EVERY, "x", TypeError, DTYPES, r"dtype \[\('f0'", np.zeros(SHAPE, "f4,f4
 for kind in ("float8_e5m2", "float8_e4m3", "int4"):  # the first one's kind is that of float64
     refused(EVERY, "x", TypeError, DTYPES, f"dtype {kind}", np.zeros(SHAPE, getattr(ml_dtypes, kind)))
 refused(EVERY, "x", TypeError, "an array", "None", None)
-refused(EVERY, "x", ValueError, r"what numpy\.asarray reads", "list", [[1.0, 2.0], [3.0]])
-refused(EVERY, "x", TypeError, r"what numpy\.asarray reads", "Broken", Broken())
+refused(EVERY, "x", ValueError, r"an array or what numpy\.asarray can read", "list", [[1.0, 2.0], [3.0]])
+refused(EVERY, "x", TypeError, r"an array or what numpy\.asarray can read", "Broken", Broken())
 refused(("batch_norm",), "x", ValueError, "at least 2 dimensions", r"shape \(4,\)", zeros(4), channel_axis=0)
 refused(("batch_norm",), "x", ValueError, "at least 2 dimensions", r"shape \(\)", zeros())
 refused(("instance_norm", "group_norm"), "x", ValueError, "at least 1 dimension", r"shape \(\)", zeros())

@@ -321,5 +321,5 @@ def test_add_norm_errors():
         fn.add_rms_norm(x, x[0], 3)
     with pytest.raises(ValueError, match="out: expected two arrays that share no memory"):
         fn.add_layer_norm(x, x, 3, out=(x, x))
-    with pytest.raises(ValueError, match="out: expected an array, or a tuple of two"):
+    with pytest.raises(ValueError, match="out: expected an array, or a tuple of two, got a tuple of 1"):
         fn.add_layer_norm(x, x, 3, out=(x,))

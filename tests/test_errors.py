@@ -84,11 +84,11 @@ def test_unknown_mode_of_show_config():
 
 def test_sparse_tensor_is_no_array():
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"^layer_norm: x: expected what numpy\.asarray reads, got Tensor"):
+    with pytest.raises(TypeError, match=r"^layer_norm: x: expected an array or what numpy\.asarray can read, got Tensor"):
         fn.layer_norm(torch.eye(3).to_sparse(), 3)
 
 
 def test_tensor_with_gradient_is_no_array():
     torch = pytest.importorskip("torch")
-    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected what numpy\.asarray reads, got Tensor"):
+    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected an array or what numpy\.asarray can read, got Tensor"):
         fn.layer_norm(torch.eye(3, requires_grad=True), 3)

@@ -79,8 +79,9 @@ py::object Arguments::array(const char* argument, py::handle object) const {
         return call(numpy(by_dlpack ? "from_dlpack" : "asarray"), py::make_tuple(object));
     } catch (py::error_already_set& e) {
         if (!is_of_argument(e)) throw;
-        const std::string what = std::string(function) + ": " + argument + ": expected what numpy.asarray reads, got " +
-                                 std::string(py::str(py::type::of(object).attr("__name__"))) + " that it does not";
+        const std::string what = std::string(function) + ": " + argument +
+                                 ": expected an array or what numpy.asarray can read, got " +
+                                 std::string(py::str(py::type::of(object).attr("__name__"))) + " that it cannot";
         py::raise_from(e, e.matches(PyExc_ValueError) ? PyExc_ValueError : PyExc_TypeError, what.c_str());
         throw py::error_already_set();
     }

@@ -48,6 +48,8 @@ public:
     int axis(const char* argument, int64_t value, int ndim) const;  // counted from the front
     // Whether a parameter, of a float dtype, can be read and written as it lies.
     bool is_plain(const char* argument, const py::array& parameter, Type& type) const;
+    // Running statistics are there, where they are used.
+    void check_given(const char* argument, const py::object& parameter) const;
     // What training updates can be written; or it is None.
     void check_writable(const char* argument, const py::object& parameter) const;
     // C values along the channel axis, as doubles: shape (C,), or the broadcast form. None: C times `none`.

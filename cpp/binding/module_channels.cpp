@@ -78,8 +78,8 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
         check.check_writable("running_mean", a.running_mean);
         check.check_writable("running_var", a.running_var);
     } else {
-        for (const auto& [name, given] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
-            if (given.is_none()) check.value_error(name, "an array when the batch's statistics are not used", "None");
+        check.check_given("running_mean", a.running_mean);
+        check.check_given("running_var", a.running_var);
     }
     if (a.use_batch && !a.num_groups) layout.check_count(check, x);
     const Array r = check.residual(a.residual, x);

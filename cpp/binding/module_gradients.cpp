@@ -65,7 +65,8 @@ struct GivenStatistics {
         if (!py::isinstance<py::tuple>(stats) && !py::isinstance<py::list>(stats))
             check.type_error("stats", "a tuple (mean, rstd)", text_of(stats));
         const auto pair = py::reinterpret_borrow<py::sequence>(stats);
-        if (pair.size() != 2) check.value_error("stats", "a tuple (mean, rstd)", std::to_string(pair.size()) + " elements");
+        if (pair.size() != 2)
+            check.value_error("stats", "a tuple (mean, rstd)", "a sequence of " + std::to_string(pair.size()));
         mean = pair[0], rstd = pair[1];
         if (centered == mean.is_none())
             check.type_error("stats", centered ? "an array as mean" : "None as mean", text_of(mean));
@@ -131,9 +132,10 @@ py::object channel_gradients(const Arguments& check, const NormSpec& spec, Chann
     check.channels("running_var", a.running_var, x, layout.axis, 1, running_var);
     a.stats.shape(check, layout.statistics_shape());
     op.constant = !a.use_batch;
-    for (const auto& [name, object] : {std::pair{"running_mean", a.running_mean}, {"running_var", a.running_var}})
-        if (op.constant && !a.stats.any && object.is_none())
-            check.value_error(name, "an array when the batch's statistics are not used", "None");
+    if (op.constant && !a.stats.any) {
+        check.check_given("running_mean", a.running_mean);
+        check.check_given("running_var", a.running_var);
+    }
     if (a.use_batch && !a.num_groups) layout.check_count(check, x);
 
     op.of.weight = weight;

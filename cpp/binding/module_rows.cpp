@@ -116,7 +116,7 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     const RowParameters p(check, spec, a, given, type, in_float(type, type, false), op);
     const bool pair = py::isinstance<py::tuple>(a.out);
     const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
-    if (outs.size() != 2) check.value_error("out", "an array, or a tuple of two", text_of(a.out));
+    if (outs.size() != 2) check.value_error("out", "an array, or a tuple of two", "a tuple of " + std::to_string(outs.size()));
     Result y(check, given, type, outs[0], {r}, {p.weight, p.bias});
     Result sum(check, given, type, outs[1], {r}, {p.weight, p.bias});
     if (share_memory(y.place(), sum.place())) check.value_error("out", "two arrays that share no memory", "two that do");

@@ -83,6 +83,12 @@ bool Arguments::is_plain(const char* argument, const py::array& parameter, Type&
     return false;
 }
 
+void Arguments::check_given(const char* argument, const py::object& parameter) const {
+    const bool of_batch = std::string(function).rfind("batch", 0) == 0;
+    if (parameter.is_none())
+        value_error(argument, std::string("an array unless ") + (of_batch ? "training" : "use_input_stats") + "=True", "None");
+}
+
 void Arguments::check_writable(const char* argument, const py::object& parameter) const {
     if (parameter.is_none()) return;
     const py::array a = parameter;

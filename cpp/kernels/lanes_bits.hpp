@@ -1,8 +1,6 @@
 // More vocabulary on sixteen lanes, for elementary functions: limits, signs, powers of two, exact products.
 // Only operations that every instruction set rounds alike: no fused multiply-add, no approximate reciprocal.
 #pragma once
-#include <utility>
-
 #include "lanes.hpp"
 
 namespace fusednorm::FUSEDNORM_ISA_NAME {
