@@ -90,5 +90,5 @@ def test_sparse_tensor_is_no_array():
 
 def test_tensor_with_gradient_is_no_array():
     torch = pytest.importorskip("torch")
-    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected an array or what numpy\.asarray can read, got Tensor"):
+    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected an array or what .* can read, got Tensor"):
         fn.layer_norm(torch.eye(3, requires_grad=True), 3)

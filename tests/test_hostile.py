@@ -159,7 +159,7 @@ class Exporter:
 
 @pytest.mark.parametrize("x", [Exporter(), Changing(None), Changing([1.0]), Changing("a")], ids=lambda x: type(x).__name__)
 def test_protocols_that_lie(x):
-    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected an array or what numpy\.asarray can read, got "):
+    with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected an array or what .* can read, got "):
         fn.layer_norm(x, 6)
 
 
