@@ -44,7 +44,7 @@ public:
         // Otherwise grad and x were just read.
         ahead = down && is_far(values * size_of(op.x_type), true) ? kAheadBytes : 0;
         const Axis row = last_of(plan.read.rows);
-        own_rows = row.affine != 0 && row.size > 1 && plan.read.chunks == 1;
+        own_rows = row.affine != 0 && row.size > 1 && !plan.read.long_rows;
         const int64_t cols = plan.read.cols.size;
         joint = !gradient.rstd && plan.count() >= kLeastChosen &&
                 (down ? k.joint_cols[type] && fold_of(cols) == 1

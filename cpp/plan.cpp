@@ -159,7 +159,7 @@ void split_panels(Plan& plan) {
     plan.read.cols.size = plan.write.cols.size = panel;
 }
 
-void cut_rows(const Operation& op, const Plan& plan, Tiling& t) {
+void cut_rows(const Operation& op, const Plan& plan, Tiling& t, int64_t chunk) {
     t.pack_x = t.cols.x != 1 || static_cast<int>(op.x_type) >= kReadTypes;
     t.pack_y = op.y != nullptr && t.cols.y != 1;
     t.pack_r = op.r != nullptr && (t.cols.r != 1 || static_cast<int>(op.r_type) >= kFloatTypes);
@@ -171,8 +171,9 @@ void cut_rows(const Operation& op, const Plan& plan, Tiling& t) {
         return;
     }
     if (plan.direction == Direction::along && t.cols.size > kChunk) {
-        t.chunk = kChunk;
-        t.chunks = (t.cols.size + kChunk - 1) / kChunk;
+        t.chunk = std::min(t.pack_x ? kPackValues : chunk, t.cols.size);
+        t.chunks = (t.cols.size + t.chunk - 1) / t.chunk;
+        t.long_rows = true;
     }
 }
 
@@ -291,7 +292,7 @@ Plan make_plan(const Operation& op, bool is_gradient) {
     sort_by_memory(axes);
     spread_weights(op, is_gradient, axes, plan);
     tile(axes, op, plan, is_gradient, plan.write, plan.units);
-    cut_rows(op, plan, plan.write);
+    cut_rows(op, plan, plan.write, kChunk);
     if (op.given) {
         spread_channels(op, plan);
         return plan;
@@ -299,9 +300,9 @@ Plan make_plan(const Operation& op, bool is_gradient) {
     for (int i = 0; i < axes.n; ++i) axes[i].y = axes[i].r = 0;
     tile(axes, op, plan, is_gradient, plan.read, units_of_read);
     split_panels(plan);
-    cut_rows(op, plan, plan.read);
+    cut_rows(op, plan, plan.read, kReadChunk);
     plan.read.pack_y = plan.read.pack_r = false;
-    cut_rows(op, plan, plan.write);
+    cut_rows(op, plan, plan.write, kChunk);
     cut_segments(plan);
     return plan;
 }

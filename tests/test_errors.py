@@ -88,6 +88,14 @@ def test_sparse_tensor_is_no_array():
         fn.layer_norm(torch.eye(3).to_sparse(), 3)
 
 
+def test_tensor_of_several_values_is_no_flag():
+    """It raises RuntimeError, where an array raises ValueError."""
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"^layer_norm: return_stats: expected a bool, got tensor\(\[1\., 1\.\]\)") as caught:
+        fn.layer_norm(np.ones((4, 3)), 3, return_stats=torch.ones(2))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
 def test_tensor_with_gradient_is_no_array():
     torch = pytest.importorskip("torch")
     with pytest.raises((TypeError, ValueError), match=r"^layer_norm: x: expected an array or what .* can read, got Tensor"):

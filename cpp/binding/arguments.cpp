@@ -135,7 +135,13 @@ bool Arguments::flag(const char* argument, py::handle object) const {
     const bool has_value = number && number->nb_bool && !object.is_none() && is_of_kind(object, "biufO");
     const int value = has_value ? PyObject_IsTrue(object.ptr()) : -1;
     if (value >= 0) return value != 0;
-    if (PyErr_Occurred()) take_back({PyExc_TypeError, PyExc_ValueError});  // an array of several values
+    if (PyErr_Occurred()) {  // an array, or a tensor, of several values
+        py::error_already_set e;
+        if (!is_of_argument(e)) throw e;
+        const std::string what = std::string(function) + ": " + argument + ": expected a bool, got " + text_of(object);
+        py::raise_from(e, PyExc_TypeError, what.c_str());
+        throw py::error_already_set();
+    }
     type_error(argument, "a bool", text_of(object));
 }
 

@@ -128,11 +128,10 @@ __attribute__((noinline)) void block_moments(const T* x, int64_t blocks, int64_t
     }
 }
 
-// One statistic's. Blocks that are paired are taken some at a time: more would leave the first-level cache before hard data is
-// read again.
+// One statistic's. Blocks that are paired are taken some at a time, and hard data is read again from the second-level cache.
 template <class T, bool Centered>
 FUSEDNORM_INLINE void moments_of_one(const T* x, int64_t ld, const Blocks& blocks, Moments out) {
-    constexpr int64_t kMost = kPaired<T> ? 4 : 1;
+    constexpr int64_t kMost = kPaired<T> ? kLanes : 1;
     double memory[3 * kLanes];
     const Moments found{memory, memory + kLanes, memory + 2 * kLanes};
     MomentsOf<double> total{0, 0, 0};
