@@ -13,8 +13,8 @@ enum class Direction { along, down };
 struct Tiling {
     Axes rows;
     Axis cols = kNoAxis;
-    int64_t chunk = 1;   // columns taken at once along a row
-    int64_t chunks = 1;  // pieces of a row
+    int64_t chunk = 1;       // columns taken at once along a row
+    int64_t chunks = 1;      // pieces of a row
     bool long_rows = false;  // no piece has several rows
     // Where x and y are contiguous along different axes, the columns and the last rows, a piece has so many rows; else 0.
     int64_t block = 0;
@@ -44,7 +44,7 @@ struct Plan {
     int64_t count() const { return read.rows.size() * (direction == Direction::down ? per : read.cols.size); }
 };
 
-constexpr int64_t kChunk = 8192;       // values of a row that one kernel call takes
+constexpr int64_t kChunk = 8192;  // values of a row that one kernel call takes
 // The same where they are summed. With 8,192 closing their blocks took a sixth of the time in cache.
 constexpr int64_t kReadChunk = int64_t{1} << 16;
 constexpr int64_t kPanel = 2048;       // columns of a unit, where columns are independent statistics
