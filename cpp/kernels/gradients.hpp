@@ -18,7 +18,7 @@ FUSEDNORM_INLINE void add_product(Doubles& products, const Doubles& g, const Dou
     if constexpr (Plain) {
         add_exact_product(products, g, x);
     } else {
-        products += g * (x - k);
+        products += g * plus<-1>(x, k);
     }
 }
 
@@ -38,7 +38,7 @@ FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, in
             FUSEDNORM_LANES_UNROLL
             for (int i = 0; i < Lanes<double>::kParts; ++i) {
                 const Doubles g = value_at(grad + c, i);
-                sums.part[i] += g;
+                sums.part[i] = plus<1>(sums.part[i], g);
                 add_product<Plain>(products.part[i], g, value_at(x + c, i), k);
             }
         };
@@ -99,7 +99,7 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
                           __attribute__((always_inline)) {
                               const int64_t at = r * ld + c;
                               const Doubles g = value_at(grad + at, i);
-                              sums += g;
+                              sums = plus<1>(sums, g);
                               add_product<Plain>(products, g, value_at(x + at, i), k);
                           };
     add_to_columns(rows, cols, center, plain, product, step);

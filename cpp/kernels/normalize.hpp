@@ -28,7 +28,7 @@ struct RowCoefs {
     }
     template <class F>
     FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t, F) const {
-        return (x - center) * scale + shift;
+        return plus<1>(plus<-1>(x, center) * scale, shift);
     }
 };
 
@@ -44,7 +44,7 @@ struct ColCoefs {
     FUSEDNORM_INLINE void row(int64_t) {}
     template <class F>
     FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t c, F get) const {
-        return (x - get(center + c)) * get(scale + c) + get(shift + c);
+        return plus<1>(plus<-1, A>(x, get(center + c)) * get(scale + c), get(shift + c));
     }
 };
 
@@ -63,7 +63,7 @@ struct BothCoefs {
     }
     template <class F>
     FUSEDNORM_INLINE Lanes<A> apply(const Lanes<A>& x, int64_t c, F get) const {
-        return rows.apply(x, c, get) * get(weight + c) + get(bias + c);
+        return plus<1, A>(rows.apply(x, c, get) * get(weight + c), get(bias + c));
     }
 };
 

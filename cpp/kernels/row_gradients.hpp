@@ -24,8 +24,8 @@ FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, 
                 FUSEDNORM_LANES_UNROLL
                 for (int p = 0; p < Lanes<double>::kParts; ++p) {
                     const Doubles g = value_at(grad + c, p) * value_at(t.weight + c, p);
-                    sums.part[p] += g;
-                    products.part[p] += g * (value_at(x + c, p) - center);
+                    sums.part[p] = plus<1>(sums.part[p], g);
+                    products.part[p] += g * plus<-1>(value_at(x + c, p), center);
                 }
             };
             int64_t c = begin;
