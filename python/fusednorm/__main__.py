@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from fusednorm import __version__
-from fusednorm.commands import stats
+from fusednorm.commands import console, stats
 
 
 def main() -> int:
@@ -12,7 +12,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fusednorm",
         description="Show the configuration, then check and time the norms on photographs and on the shapes of real layers.",
-        epilog="Exit code 1 if a result is wrong. The full benchmark is in bench/ of the source.",
+        epilog="Exit code: 0; 1 if a result is wrong or cannot be written; 130 after Ctrl-C; 141 where the program that reads "
+        "the output has ended. The full benchmark is in bench/ of the source.",
     )
     parser.add_argument("--version", action="version", version=f"fusednorm {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="[command]")
@@ -28,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.exit_code(main))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 import fusednorm as fn
+from fusednorm.commands.console import say
 
 Array = NDArray[Any]
 EPS = 1e-5
@@ -188,5 +189,5 @@ def run() -> int:
     print("error: the largest difference from the formula in float64, relative to the weight")
     wrong = sum(not result.right for result in results)
     if wrong:
-        print(f"{wrong} of {len(results)} results are off by more than {TOLERANCE:.0e}", file=sys.stderr)
+        say(f"{wrong} of {len(results)} results are off by more than {TOLERANCE:.0e}")
     return 1 if wrong else 0

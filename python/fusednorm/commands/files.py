@@ -4,12 +4,9 @@ Large arrays are mapped and read in parts. Files may be read by several processe
 """
 
 import glob
-import multiprocessing
 import os
-import signal
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusednorm.arrays import Array
+from fusednorm.commands.workers import answers
 from fusednorm.config import get_num_threads, set_num_threads
 from fusednorm.running import RunningMoments
 
@@ -224,16 +222,6 @@ def readings(tasks: list[Task], workers: int) -> Iterator[Iterator[RunningMoment
         finally:
             set_num_threads(threads)
         return
-    # Each worker has one thread too. Ctrl-C is for this process alone: what it ignores when it starts others, they ignore.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), set_num_threads, (1,))
-    # Small files travel several at a time; what a worker holds must be finished before Ctrl-C ends the program.
-    together = 1 if any(task.parts > 1 for task in tasks) else 8
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        try:
-            results = pool.map(read, tasks, chunksize=max(1, min(together, len(tasks) // workers)))
-        finally:
-            signal.signal(signal.SIGINT, before)
+    # Small files travel several at a time; what a worker has read of its share is lost when Ctrl-C ends the program.
+    with answers(read, tasks, workers, together=1 if any(task.parts > 1 for task in tasks) else 8) as results:
         yield results
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

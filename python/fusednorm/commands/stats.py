@@ -7,16 +7,15 @@ number of processes.
 import argparse
 import json
 import math
-import os
 import sys
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from fusednorm.commands.console import say
 from fusednorm.commands.files import Task, find_files, make_tasks, readings
+from fusednorm.commands.workers import WorkerDiedError
 from fusednorm.running import RunningMoments
 
 EPILOG = """
@@ -25,8 +24,8 @@ transparency dropped, CMYK converted, of animations the first frame); 16-bit gra
 keeps 8 bits of it). The first file sets the number of channels; a file with another number is skipped. --mode converts every
 image, for folders that mix gray and color.
 In folders, files of other types and symbolic links are left out. Variances are those of the data (divisor: the count).
-Exit code: 0; 1 if no file could be read, or one could not with --strict; 2 for wrong arguments; 130 after Ctrl-C;
-141 where the program that reads the output has ended.
+Exit code: 0; 1 if no file could be read, or one could not with --strict, or the result cannot be written; 2 for wrong
+arguments; 130 after Ctrl-C; 141 where the program that reads the output has ended.
 """
 
 
@@ -133,13 +132,6 @@ def progress_bar(tasks: list[Task], files: int) -> Any:
     return tqdm(total=len(tasks), unit="file" if len(tasks) == files else "part", file=sys.stderr, dynamic_ncols=True)
 
 
-def say(message: str) -> None:
-    """Print to stderr, if someone reads it; without a console (pythonw) there is none, and print would take stdout."""
-    if sys.stderr is not None:
-        with suppress(BrokenPipeError):
-            print(message, file=sys.stderr, flush=True)
-
-
 def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar: Any) -> int:
     """Read every task into total, and return the exit code."""
     try:
@@ -157,7 +149,7 @@ def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar
     except ModuleNotFoundError as error:
         say(f"stats: images need Pillow: pip install Pillow ({error})")
         return 1
-    except BrokenProcessPool:
+    except WorkerDiedError:
         say("stats: a worker process ended, perhaps for want of memory")
         return 1
     finally:
@@ -168,11 +160,8 @@ def read_all(tasks: list[Task], total: Total, arguments: argparse.Namespace, bar
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command, and return the exit code."""
-    try:
-        files = find_files(arguments.paths, arguments.follow_symlinks)
-        tasks = list(make_tasks(files, arguments.channel_axis, arguments.mode))
-    except KeyboardInterrupt:
-        return 130
+    files = find_files(arguments.paths, arguments.follow_symlinks)
+    tasks = list(make_tasks(files, arguments.channel_axis, arguments.mode))
     # Channels of the total are what the files have; None: the one of all values.
     total = Total(RunningMoments(None if arguments.channel_axis is None else 1))
     code = read_all(tasks, total, arguments, progress_bar(tasks, len(files)))
@@ -183,9 +172,5 @@ def run(arguments: argparse.Namespace) -> int:
     if code == 130:
         total.keep_parts()
         say("stats: interrupted, statistics so far:")
-    try:
-        print(json.dumps(total.scaled(arguments.scale)) if arguments.json else total.text(arguments.scale), flush=True)
-    except BrokenPipeError:  # what reads the output, head for one, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python writes the rest at exit
-        return 141
+    print(json.dumps(total.scaled(arguments.scale)) if arguments.json else total.text(arguments.scale))
     return code
