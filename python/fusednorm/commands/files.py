@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGES = (".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARRAYS = (".npy", ".npz")
-TIFF_BITS_PER_SAMPLE = 258  # the tag of TIFF 6.0
+TIFF_BITS_PER_SAMPLE, TIFF_SAMPLE_FORMAT = 258, 339  # the tags of TIFF 6.0
+# Of these formats and bits, Pillow takes the first values for signed, the second for unsigned.
+TIFF_MISREAD = {(1, 32): "unsigned 32-bit", (2, 8): "signed 8-bit"}
 CODE_HEADER = 1 << 20  # bytes of a file in which its code begins, after a color profile at most
 PART_BYTES = 1 << 26  # a mapped array is read, shown in the progress bar and given to the workers in parts of this size
 
@@ -138,7 +140,10 @@ def read_arrays(task: Task) -> RunningMoments:
         return add(stats, part_of(np.lib.format.open_memmap(task.path, "r"), task))
     with open(task.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         for name in archive:
-            add(stats, archive[name])
+            x = archive[name]
+            if not isinstance(x, np.ndarray):
+                raise ValueError(f"{name!r} in it is no array")
+            add(stats, x)
     return stats
 
 
@@ -168,7 +173,7 @@ def bits(image: "ImageFile", path: str) -> int:
             header = file.read(CODE_HEADER)
         return jpeg2000_bits(header) if image.format == "JPEG2000" else avif_bits(header)
     if image.format == "TIFF":
-        return int(max(getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (1,)), default=1))
+        return tiff_tag(image, TIFF_BITS_PER_SAMPLE)
     found = 8
     for tile in image.tile:  # how Pillow is going to decode: "RGB;16B" of a PNG, ("RGB", greatest value) of a PPM
         raw, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
@@ -177,6 +182,11 @@ def bits(image: "ImageFile", path: str) -> int:
         elif image.format == "PPM" and rest:
             found = max(found, int(rest[0]).bit_length())
     return found
+
+
+def tiff_tag(image: "ImageFile", tag: int) -> int:
+    """Return the greatest value of a tag that has one for each channel; 1 is the default of those that are read here."""
+    return int(max(getattr(image, "tag_v2", {}).get(tag, (1,)), default=1))
 
 
 def jpeg2000_bits(header: bytes) -> int:
@@ -200,6 +210,9 @@ def read_image(task: Task) -> RunningMoments:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(task.path, formats=FORMATS) as image:
+            kind = (tiff_tag(image, TIFF_SAMPLE_FORMAT), tiff_tag(image, TIFF_BITS_PER_SAMPLE))
+            if kind in TIFF_MISREAD:
+                raise ValueError(f"{TIFF_MISREAD[kind]} values, which Pillow misreads: save them as .npy")
             deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
             if not deep and (depth := bits(image, task.path)) > 8:
                 raise ValueError(f"{depth}-bit color, of which Pillow keeps 8 bits: save the values as .npy")
