@@ -1,4 +1,4 @@
-"""`python -m fusednorm stats`: photographs, generated files, what is broken, links, parts, workers, Ctrl-C."""
+"""`python -m fusednorm stats`: photographs, generated files, what is broken, links, parts, workers. Ctrl-C: test_console."""
 
 import errno
 import fcntl
@@ -6,11 +6,11 @@ import io
 import json
 import os
 import pty
-import signal
 import struct
 import subprocess
 import sys
 import termios
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fusednorm import __main__ as command
 from fusednorm.commands import files
-from processes import SECONDS, run_python
+from processes import run_python
 
 Image = pytest.importorskip("PIL.Image")
 datasets = pytest.importorskip("sklearn.datasets")
@@ -186,6 +186,26 @@ def test_deep_color_is_skipped(kind, mode, run, tmp_path, rng):
     assert f"skipped {path}: {depth}-bit color, of which Pillow keeps 8 bits: save the values as .npy\n" in err
 
 
+GRAY = [("u1", 1, ""), ("i1", 2, "signed 8-bit"), ("u2", 1, ""), ("i2", 2, "")]
+GRAY += [("u4", 1, "unsigned 32-bit"), ("i4", 2, ""), ("f4", 3, "")]
+
+
+@pytest.mark.parametrize(("dtype", "sample_format", "misread"), GRAY)
+def test_gray_tiffs_are_read_or_skipped(dtype, sample_format, misread, run, tmp_path):
+    values = np.array([3, 2**31 + 2**15 + 2**7 + 1]).astype("u4").astype(dtype)
+    tags = [(256, 2), (257, 1), (258, 8 * values.itemsize), (259, 1), (262, 1), (273, 134), (277, 1), (278, 1)]
+    tags += [(279, values.nbytes), (339, sample_format)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path = tmp_path / "x.tif"
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + directory + bytes(4) + values.tobytes())
+    code, result, err = run(path)
+    if misread:
+        assert err.startswith(f"skipped {path}: {misread} values, which Pillow misreads: save them as .npy\n")
+    else:
+        assert (code, err) == (0, "")
+        check(result, values[None], 1)
+
+
 def bmp565(values):
     """values: uint16 (height, width), width even."""
     masks = struct.pack("<3I", 0xF800, 0x7E0, 0x1F)
@@ -266,6 +286,13 @@ def test_archives(run, tmp_path, rng):
     assert code == 0
     check(result, wanted, 1, skipped=1)
     assert "b.npz: RunningMoments.update: batch: expected 3 channels, got 2" in err
+
+
+def test_an_archive_with_something_else_is_skipped(run, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 3)))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("readme.txt", "no array")
+    assert run(tmp_path / "a.npz")[2].startswith(f"skipped {tmp_path / 'a.npz'}: 'readme.txt' in it is no array\n")
 
 
 def test_workers_change_no_bit(run, folder, tmp_path, rng):
@@ -376,35 +403,6 @@ def test_wrong_arguments(arguments, run, capsys):
     assert "usage: " in capsys.readouterr().err
 
 
-@pytest.fixture
-def interruptible():
-    """Jobs in a shell's background ignore the interrupt, and so would the processes that they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.usefixtures("interruptible")
-def test_interrupt_prints_the_statistics_so_far(workers, tmp_path):
-    """The second file's complaint says that the first has been read; the third would take seconds."""
-    np.save(tmp_path / "a.npy", np.ones((4, 3)))
-    (tmp_path / "b.npy").write_bytes(b"")
-    np.lib.format.open_memmap(tmp_path / "c.npy", "w+", np.uint8, (2**14, 3, 2**19)).flush()
-    command = [sys.executable, "-m", "fusednorm", "stats", "--json", "--workers", workers, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
-        complaint = run.stderr.readline()
-        os.killpg(run.pid, signal.SIGINT)
-        out, err = run.communicate(timeout=60)
-    assert "b.npy" in complaint
-    assert run.returncode == 130
-    assert "interrupted" in err
-    assert "Traceback" not in err
-    result = json.loads(out)
-    assert (result["files"], result["skipped"]) == (1, 1)
-    assert result["count"] >= 4
-
-
 def test_without_pillow(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((2, 3)))
     code = "import sys; sys.modules['PIL'] = None; from fusednorm.__main__ import main; sys.exit(main())"
@@ -426,31 +424,6 @@ def test_another_module_that_is_missing(run, folder, monkeypatch):
     code, _, err = run(folder[1] / "a.png")
     assert code == 1
     assert err == f"skipped {folder[1] / 'a.png'}: No module named 'other'\nstats: no file could be read\n"
-
-
-@pytest.mark.parametrize(("closed", "code"), [("stdout", 141), ("stderr", 0)])
-def test_an_output_that_nothing_reads(closed, code, tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((2, 3)))
-    ours, theirs = os.pipe()
-    os.close(ours)
-    command = [sys.executable, "-m", "fusednorm", "stats", "--json", str(tmp_path / "x.npy"), str(tmp_path / "absent.npy")]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: theirs}
-    result = subprocess.run(command, **streams, text=True, timeout=SECONDS, check=False)
-    os.close(theirs)
-    assert result.returncode == code
-    if closed == "stdout":
-        assert result.stderr == f"skipped {tmp_path / 'absent.npy'}: no such file\n"
-    else:
-        assert json.loads(result.stdout)["files"] == 1
-
-
-def test_without_stderr(tmp_path):
-    """As pythonw has it."""
-    np.save(tmp_path / "x.npy", np.ones((2, 3)))
-    code = "import sys; sys.stderr = None; from fusednorm.__main__ import main; sys.exit(main())"
-    result = run_python("-c", code, "stats", "--json", str(tmp_path / "x.npy"), str(tmp_path / "absent.npy"))
-    assert result.returncode == 0
-    assert json.loads(result.stdout)["skipped"] == 1
 
 
 def test_progress_bar_on_a_terminal_alone(folder):

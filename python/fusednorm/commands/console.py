@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -28,7 +27,7 @@ def interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(ignored)
         return
     signal.signal(signal.SIGINT, interrupt)
-    threading.Timer(0.01, interrupt_main).start()
+    threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
 
 
 def exit_code(command: Callable[[], int]) -> int:
