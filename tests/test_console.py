@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fusednorm import RunningMoments
+from fusednorm.__main__ import main
 from processes import SECONDS, run_python
 
 WORKERS = """
@@ -87,6 +89,21 @@ def test_interrupt_prints_the_statistics_so_far(workers, presses, tmp_path):
     result = json.loads(out)
     assert (result["files"], result["skipped"]) == (1, 1)
     assert result["count"] >= 4
+
+
+def test_an_interrupt_while_statistics_are_merged_counts_nothing_twice(tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "x.npy", np.ones((4, 3)))
+    merge = RunningMoments.merge
+
+    def interrupted(self, other):
+        merge(self, other)
+        monkeypatch.setattr(RunningMoments, "merge", merge)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunningMoments, "merge", interrupted)
+    monkeypatch.setattr(sys, "argv", ["fusednorm", "stats", "--json", str(tmp_path)])
+    assert main() == 130
+    assert json.loads(capsys.readouterr().out)["count"] == 4
 
 
 @pytest.mark.parametrize("lines", [1, 3])

@@ -99,8 +99,8 @@ class Total:
     def keep_parts(self) -> None:
         """Merge what has been read of the file at hand."""
         if self.of_file is not None:
-            self.stats.merge(self.of_file)
-            self.of_file = None
+            total = self.stats + self.of_file  # a Ctrl-C meanwhile changes nothing: this is then called again
+            self.stats, self.of_file = total, None
 
     def scaled(self, scale: float) -> dict[str, Any]:
         """Return what --json prints; what is not finite is null there."""
