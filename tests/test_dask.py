@@ -6,11 +6,20 @@ from pathlib import Path
 import fusednorm as fn
 import numpy as np
 import pytest
-from processes import run_python
+from processes import output_of, run_python
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 fd = pytest.importorskip("fusednorm.dask")
+
+WITHOUT_DASK = """
+import sys
+sys.modules["dask"] = None
+try:
+    import fusednorm.dask
+except ModuleNotFoundError as error:
+    print(error.name, error)
+"""
 
 AXES = [None, 0, -1, (0, 2, 3), (1, -1), ()]
 
@@ -220,3 +229,7 @@ def test_lists_are_read_as_the_functions_read_them(rng):
         np.testing.assert_array_equal(mine.compute(), its)
     with pytest.raises(TypeError, match="group_norm: channel_axis: expected an integer, got 'a'"):
         fd.group_norm(lazy, 1, channel_axis="a")
+
+
+def test_without_dask():
+    assert output_of(WITHOUT_DASK) == "dask fusednorm.dask needs Dask: pip install 'fusednorm[dask]'"

@@ -36,6 +36,21 @@ def test_import_starts_no_mpi():
     assert output_of("import sys, fusednorm.mpi; print('mpi4py' in sys.modules)") == "False"
 
 
+WITHOUT_MPI4PY = """
+import sys, fusednorm as fn, fusednorm.mpi as fm
+sys.modules["mpi4py"] = None
+for call in (lambda: fm.allreduce(fn.RunningMoments(), None), lambda: fm.SyncBatchNorm(1)([[1.0], [2.0]])):
+    try:
+        call()
+    except ModuleNotFoundError as error:
+        print(error.name, error)
+"""
+
+
+def test_without_mpi4py():
+    assert output_of(WITHOUT_MPI4PY).splitlines() == ["mpi4py fusednorm.mpi needs mpi4py: pip install 'fusednorm[mpi]'"] * 2
+
+
 def test_errors_without_mpi():
     with pytest.raises(TypeError, match="allreduce: stats: expected RunningMoments, got int"):
         fm.allreduce(1, None)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, SupportsIndex
 
-import dask.array as da
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -19,6 +18,11 @@ from fusednorm import _core, functional
 from fusednorm.arrays import Activation, Array, as_array, flag, integer
 from fusednorm.functional import Moments
 from fusednorm.states import STATE_VALUES, Floats, finish
+
+try:
+    import dask.array as da
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("fusednorm.dask needs Dask: pip install 'fusednorm[dask]'", name="dask") from error
 
 Axes = tuple[int, ...]
 

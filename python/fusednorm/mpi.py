@@ -22,10 +22,18 @@ from fusednorm.states import STATE_VALUES, Floats
 _NO_CHANNELS = -(2**62)
 
 
+def _mpi() -> Any:
+    try:
+        from mpi4py import MPI
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("fusednorm.mpi needs mpi4py: pip install 'fusednorm[mpi]'", name="mpi4py") from error
+    return MPI
+
+
 @cache
 def merge_operation() -> tuple[Any, Any]:
     """Return the operation that merges states, and the datatype of one, which MPI does not cut."""
-    from mpi4py import MPI
+    MPI = _mpi()
 
     def merge(source: Any, target: Any, datatype: Any) -> None:
         states, into = (np.frombuffer(buffer, np.float64).reshape(-1, STATE_VALUES) for buffer in (source, target))
@@ -64,21 +72,17 @@ def allreduce(stats: RunningMoments, comm: Any) -> RunningMoments:
 
 
 def _communicator(function: str, comm: Any) -> Any:
-    from mpi4py import MPI
-
-    if not isinstance(comm, MPI.Intracomm):
+    if not isinstance(comm, _mpi().Intracomm):
         raise TypeError(f"{function}: comm: expected an mpi4py Intracomm, got {type(comm).__name__}")
     return comm
 
 
 def _allreduce(function: str, stats: RunningMoments | None, comm: Any) -> RunningMoments:
     """Do what `allreduce` does; None says that this rank has failed, and must not leave the others waiting."""
-    from mpi4py import MPI
-
     states, masked = (np.zeros((0, STATE_VALUES)), False) if stats is None else stats.pack()
     own = np.array([len(states), -len(states) if len(states) else _NO_CHANNELS, masked, stats is None], np.int64)
     most = np.empty_like(own)
-    comm.Allreduce(own, most, MPI.MAX)
+    comm.Allreduce(own, most, _mpi().MAX)
     channels, least = int(most[0]), -int(most[1])
     if most[3]:
         raise RuntimeError(f"{function}: another rank failed")
@@ -193,9 +197,7 @@ class SyncBatchNorm(BatchNorm):
             return grad_x.astype(values.dtype) if is_half else grad_x, own[0].astype(dtype), own[1].astype(dtype)
 
     def _own_communicator(self) -> Any:
-        from mpi4py import MPI
-
-        return MPI.COMM_WORLD if self.comm is None else _communicator("SyncBatchNorm", self.comm)
+        return _mpi().COMM_WORLD if self.comm is None else _communicator("SyncBatchNorm", self.comm)
 
     def _gathered(self, x: ArrayLike, residual: ArrayLike | None = None) -> tuple[Array, Array | None, RunningMoments]:
         """Return x and the residual as arrays, and the statistics of all ranks' arrays."""
