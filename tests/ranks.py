@@ -195,7 +195,7 @@ def check_errors():
     assert raises(error, text, lambda: layer(np.ones((4, 2)), out=np.empty((3, 3) if odd else (4, 2))))
     error, text = (ValueError, "residual: expected the shape") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer(np.ones((4, 2)), residual=np.ones((3, 3) if odd else (4, 2))))
-    error, text = (ValueError, "residual: expected what numpy") if odd else (RuntimeError, "another rank failed")
+    error, text = (ValueError, "residual: expected an array or what numpy") if odd else (RuntimeError, "another rank failed")
     assert raises(error, text, lambda: layer(np.ones((4, 2)), residual=[[1], [1, 2]] if odd else None))
     assert layer.num_batches_tracked == 0
     error, text = (ValueError, "grad") if odd else (RuntimeError, "another rank failed")

@@ -67,7 +67,7 @@ def test_none_is_allowed_where_torch_allows_it(case, rng):
         ("weight", np.ones(3, np.int64), TypeError, "weight: expected an array of a float dtype, got dtype int64"),
         ("weight", np.ones(3, np.complex64), TypeError, "weight: expected an array of a float dtype, got dtype complex64"),
         ("weight", "abc", TypeError, "weight: expected an array of a float dtype, got dtype <U3"),
-        ("weight", [[1.0], [2.0, 3.0]], ValueError, "weight: expected what numpy.asarray reads, got list"),
+        ("weight", [[1.0], [2.0, 3.0]], ValueError, "weight: expected an array or what numpy.asarray can read, got list"),
     ],
 )
 def test_wrong_assignment(name, value, error, text):

@@ -149,6 +149,12 @@ print(sorted(new - {"_xxsubinterpreters"}))  # Python's, but not in its list
     assert output_of(code) in ("['fusednorm']", "['fusednorm', 'numpy']")
 
 
+def test_import_brings_no_archives():
+    """They are a third of its time."""
+    code = "import sys, numpy; before = set(sys.modules); import fusednorm; print('zipfile' in set(sys.modules) - before)"
+    assert output_of(code) == "False"
+
+
 def test_import_leaves_subnormal_numbers_alone():
     """A library linked with -ffast-math sets flush-to-zero for the whole process."""
     assert output_of("import fusednorm, numpy as np; print(np.float64(5e-324) * np.float64(1.0) > 0)") == "True"

@@ -21,6 +21,8 @@ def as_array(where: str, value: object) -> Array:
     """Read what the functions read, of a subclass its memory; `where` opens the error's text."""
     if type(value) is np.ndarray:
         return value
+    if value is None:
+        raise TypeError(f"{where}: expected an array, got None")
     array: Any = value
     try:
         if hasattr(array, "__dlpack__") and not hasattr(array, "__array__"):
@@ -30,7 +32,8 @@ def as_array(where: str, value: object) -> Array:
         raise
     except Exception as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{where}: expected what numpy.asarray reads, got {type(value).__name__} that it does not") from error
+        expected = "an array or what numpy.asarray can read"
+        raise kind(f"{where}: expected {expected}, got {type(value).__name__} that it cannot") from error
 
 
 def parameter_array(where: str, value: object) -> Array:

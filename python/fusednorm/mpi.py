@@ -79,7 +79,7 @@ def _communicator(function: str, comm: Any) -> Any:
 
 def _allreduce(function: str, stats: RunningMoments | None, comm: Any) -> RunningMoments:
     """Do what `allreduce` does; None says that this rank has failed, and must not leave the others waiting."""
-    states, masked = (np.zeros((0, STATE_VALUES)), False) if stats is None else stats.pack()
+    states, masked = (np.zeros((0, STATE_VALUES)), False) if stats is None else stats._pack()
     own = np.array([len(states), -len(states) if len(states) else _NO_CHANNELS, masked, stats is None], np.int64)
     most = np.empty_like(own)
     comm.Allreduce(own, most, _mpi().MAX)
@@ -95,7 +95,7 @@ def _allreduce(function: str, stats: RunningMoments | None, comm: Any) -> Runnin
     comm.Reduce([states, channels, datatype], [total, channels, datatype], operation, root=0)
     comm.Bcast([total, channels, datatype], root=0)
     assert stats is not None
-    return RunningMoments(stats.channel_axis).unpack(total, bool(most[2]))
+    return RunningMoments(stats.channel_axis)._unpack(total, bool(most[2]))
 
 
 class SyncBatchNorm(BatchNorm):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
-from typing import IO, Any, SupportsIndex
+from typing import IO, TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusednorm import _core
+from fusednorm import _core, npz
 from fusednorm.arrays import Array, as_array, flag, integer, number
 from fusednorm.locks import Guarded
-from fusednorm.states import STATE_VALUES, UPDATE, Floats, finish, pooled, pooled_where
+from fusednorm.states import STATE_VALUES, UPDATE, Floats, check_states, finish, pooled, pooled_where
+
+if TYPE_CHECKING:
+    from fusednorm.layers import BatchNorm
 
 _NAMES = ("count", "mean", "m2")
-_LOAD = "RunningMoments.load: file: expected what save() wrote"
 
 
 class RunningMoments(Guarded):
@@ -99,9 +99,9 @@ class RunningMoments(Guarded):
             Nothing has been added then.
         """
         skipna = flag(f"{UPDATE}: skipna", skipna)
-        if where is None and not skipna:
-            return self._add(pooled(batch, self._channel_axis), False, "update", "batch")
         x = as_array(f"{UPDATE}: batch", batch)
+        if where is None and not skipna:
+            return self._add(pooled(x, self._channel_axis), False, "update", "batch")
         return self._add(pooled_where(x, self._channel_axis, where, skipna), True, "update", "batch")
 
     def merge(self, other: RunningMoments) -> RunningMoments:
@@ -116,7 +116,7 @@ class RunningMoments(Guarded):
         """
         if not isinstance(other, RunningMoments):
             raise TypeError(f"RunningMoments.merge: other: expected RunningMoments, got {type(other).__name__}")
-        states, masked = other.pack()
+        states, masked = other._pack()
         return self._add(states, masked, "merge", "other")
 
     def __add__(self, other: object) -> RunningMoments:
@@ -134,10 +134,13 @@ class RunningMoments(Guarded):
             if len(states) != 0:
                 # In one step, since a signal's handler may update between any two.
                 own = self.__dict__.setdefault("_states", states)
-                if len(own) != len(states):
-                    raise ValueError(f"RunningMoments.{method}: {argument}: expected {len(own)} channels, got {len(states)}")
-                if own is not states:
-                    _core.merge(own, states)
+            else:  # an object that has seen nothing fits any other, a batch without channels does not
+                own = self._states if method == "update" else states
+            if len(own) != len(states):
+                expected = "1 channel" if len(own) == 1 else f"{len(own)} channels"
+                raise ValueError(f"RunningMoments.{method}: {argument}: expected {expected}, got {len(states)}")
+            if own is not states:
+                _core.merge(own, states)
             if masked:
                 self._masked = True
         return self
@@ -160,7 +163,7 @@ class RunningMoments(Guarded):
 
         That array is int64, or object where a count is too large for it.
         """
-        states, masked = self.pack()
+        states, masked = self._pack()
         counts = [int(value) + int(low) for value, low in states[:, :2]]
         if not masked:
             return counts[0] if counts else 0
@@ -170,12 +173,12 @@ class RunningMoments(Guarded):
     @property
     def mean(self) -> Floats:
         """The mean per channel (C,); NaN where no value came. No channels before the first batch."""
-        states = self.pack()[0]
+        states = self._pack()[0]
         return finish(states)[0].reshape(self._shape(states))
 
     def var(self, ddof: float = 0) -> Floats:
         """Return the variance per channel (C,), with divisor ``count - ddof``; NaN where no value came."""
-        states = self.pack()[0]
+        states = self._pack()[0]
         return finish(states, number("RunningMoments.var: ddof", ddof))[1].reshape(self._shape(states))
 
     def std(self, ddof: float = 0) -> Floats:
@@ -189,7 +192,7 @@ class RunningMoments(Guarded):
         count = "values by mask" if self._masked else f"{self.count} values"
         return f"RunningMoments(channel_axis={self._channel_axis}): {count} in each of {self.num_channels} channels"
 
-    def to_batch_norm(self, dims: int = 2, *, ddof: float = 0, **keywords: Any) -> Any:
+    def to_batch_norm(self, dims: int = 2, *, ddof: float = 0, **keywords: Any) -> BatchNorm:
         """Return a layer in eval mode with these statistics as its running ones ("precise" batch norm).
 
         Parameters
@@ -208,25 +211,22 @@ class RunningMoments(Guarded):
         if dims not in (1, 2, 3):
             raise ValueError(f"RunningMoments.to_batch_norm: dims: expected 1, 2 or 3, got {dims}")
         layers: Any = importlib.import_module("fusednorm.layers")  # which imports this module
-        return getattr(layers, f"BatchNorm{dims}d").from_moments(self, ddof=ddof, **keywords)
+        layer: BatchNorm = getattr(layers, f"BatchNorm{dims}d").from_moments(self, ddof=ddof, **keywords)
+        return layer
 
     # ---- keeping and sending
 
-    def pack(self) -> tuple[Floats, bool]:
+    def _pack(self) -> tuple[Floats, bool]:
         """Return a copy of the state, ``(channels, 6)``, and whether masks were used."""
         with self._lock:
             return self._states.copy(), self._masked
 
-    def unpack(self, states: Floats, masked: bool) -> RunningMoments:
-        """Replace the state by what `pack` gave; returns this object."""
+    def _unpack(self, states: Floats, masked: bool) -> RunningMoments:
+        """Replace the state by what `_pack` gave; returns this object."""
         states = np.array(states, np.float64, order="C")
         if states.ndim != 2 or states.shape[1] != STATE_VALUES or (self._channel_axis is None and len(states) != 1):
             raise ValueError(f"RunningMoments: states: expected shape (channels, 6), got {states.shape}")
-        counts = states[:, :2]
-        if not (np.isfinite(counts).all() and (counts == np.rint(counts)).all() and (counts.sum(axis=1) >= 0).all()):
-            raise ValueError("RunningMoments: count: expected integers >= 0, got others")
-        if (states[:, 4] < 0).any():
-            raise ValueError("RunningMoments: m2: expected numbers >= 0, got others")
+        check_states(states, masked)
         with self._lock:
             if len(states) != 0:
                 self._states = states
@@ -241,7 +241,7 @@ class RunningMoments(Guarded):
         ``count``, ``mean`` and ``m2`` have shape (2, C), in row 0 the numbers and in row 1 what rounding them left;
         ``masked`` is a bool and ``channel_axis`` an integer, of shape (0,) for None.
         """
-        states, masked = self.pack()
+        states, masked = self._pack()
         columns = {name: np.ascontiguousarray(states[:, 2 * i : 2 * i + 2].T) for i, name in enumerate(_NAMES)}
         axis = np.array([] if self._channel_axis is None else self._channel_axis, np.int64)
         return {**columns, "masked": np.array(masked), "channel_axis": axis}
@@ -252,7 +252,7 @@ class RunningMoments(Guarded):
         Raises
         ------
         ValueError
-            For missing or unexpected keys and for shapes that do not fit. Nothing has changed then.
+            For missing or unexpected keys, shapes that do not fit, and numbers that no data has. Nothing has changed then.
         """
         where = "RunningMoments.load_state_dict"
         if not isinstance(state, Mapping):
@@ -273,17 +273,16 @@ class RunningMoments(Guarded):
         if masked.size != 1 or masked.dtype != np.bool_:
             raise ValueError(f"{where}: masked: expected one bool, got {masked}")
         new = RunningMoments(axis.item() if axis.size else None)
-        new.unpack(np.concatenate(columns).T, bool(masked))
+        new._unpack(np.concatenate(columns).T, bool(masked))
         self._channel_axis = new.channel_axis
-        return self.unpack(*new.pack())
+        return self._unpack(*new._pack())
 
     def save(self, file: str | bytes | os.PathLike[Any] | IO[bytes]) -> None:
         """Write an npz file, under exactly the name that is given."""
         if isinstance(file, (str, bytes, os.PathLike)):
             with open(file, "wb") as opened:
                 return self.save(opened)
-        arrays: Any = self.state_dict()
-        return np.savez(file, **arrays)
+        return npz.write("RunningMoments.save", file, self.state_dict())
 
     @classmethod
     def load(cls, file: str | bytes | os.PathLike[Any] | IO[bytes]) -> RunningMoments:
@@ -291,15 +290,12 @@ class RunningMoments(Guarded):
         if isinstance(file, (str, bytes, os.PathLike)):
             with open(file, "rb") as opened:
                 return cls.load(opened)
-        try:
-            with _archive(file) as archive:
-                return cls().load_state_dict(archive)
-        except (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted, for one
-            raise ValueError(f"{_LOAD}, got a broken file: {error}") from error
+        with npz.opened("RunningMoments.load", file) as arrays:
+            return cls().load_state_dict(arrays)
 
     def copy(self) -> RunningMoments:
         """Return one with the same state that shares no memory."""
-        return RunningMoments(self._channel_axis).unpack(*self.pack())
+        return RunningMoments(self._channel_axis)._unpack(*self._pack())
 
     def __getstate__(self) -> dict[str, Array]:
         return self.state_dict()
@@ -308,16 +304,3 @@ class RunningMoments(Guarded):
         self._add_lock()
         self._channel_axis = None
         self.load_state_dict(state)
-
-
-def _archive(file: IO[bytes]) -> np.lib.npyio.NpzFile:
-    read = getattr(file, "read", None)
-    if read is None or not isinstance(read(0), bytes):
-        raise TypeError(f"RunningMoments.load: file: expected a path or a binary file, got {type(file).__name__}")
-    try:
-        found: object = np.load(file, allow_pickle=False)
-    except ValueError as error:  # what is no archive may be a pickle, to NumPy
-        raise ValueError(f"{_LOAD}, got another file") from error
-    if not isinstance(found, np.lib.npyio.NpzFile):
-        raise ValueError(f"{_LOAD}, got an array that is in no npz archive")
-    return found

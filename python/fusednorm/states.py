@@ -17,14 +17,32 @@ UPDATE = "RunningMoments.update"  # opens the texts of its errors
 
 def finish(states: Floats, ddof: float = 0) -> tuple[Floats, Floats]:
     """Mean and variance of states ``(..., 6)``; NaN where there is no value."""
-    count, mean, m2 = (states[..., i] + states[..., i + 1] for i in (0, 2, 4))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
+        count, mean, m2 = (states[..., i] + states[..., i + 1] for i in (0, 2, 4))
         var = m2 / np.maximum(count - ddof, 0)
     return np.where(count > 0, mean, np.nan), np.where(count > 0, var, np.nan)
 
 
-def pooled(x: ArrayLike, channel_axis: int | None) -> Floats:
+def check_states(states: Floats, masked: bool) -> None:
+    """Refuse states ``(C, 6)`` that no data has."""
+    counts = states[:, :2]
+    with np.errstate(all="ignore"):
+        count, m2 = (states[:, i] + states[:, i + 1] for i in (0, 4))
+    if not (np.isfinite(counts).all() and (counts == np.rint(counts)).all() and (count >= 0).all()):
+        raise ValueError("RunningMoments: count: expected integers >= 0, got others")
+    if (m2 < 0).any():
+        raise ValueError("RunningMoments: m2: expected numbers >= 0, got others")
+    for name, total, rounded in (("count", count, states[:, 0]), ("m2", m2, states[:, 4])):
+        if ((total != rounded) & ~np.isnan(total)).any():
+            raise ValueError(f"RunningMoments: {name}: expected in row 1 what rounding left of row 0, got more")
+    if not masked and (counts != counts[:1]).any():
+        raise ValueError("RunningMoments: count: expected the same in every channel unless masked, got others")
+
+
+def pooled(x: Array, channel_axis: int | None) -> Floats:
     """Return the states ``(C, 6)`` of the channels of a batch; all of it is one channel where there is no axis."""
+    if channel_axis is not None and not -x.ndim <= channel_axis < x.ndim:
+        raise ValueError(f"{UPDATE}: batch: expected an array that has axis {channel_axis}, got shape {x.shape}")
     states: Floats = _core.pooled(UPDATE, "batch", x, channel_axis)
     return np.ascontiguousarray(states.reshape(-1, STATE_VALUES))
 
