@@ -1,6 +1,8 @@
 """`fusednorm.dask` against NumPy's float64, on every scheduler, and on a cluster of processes that loses one."""
 
 import itertools
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import fusednorm as fn
@@ -229,6 +231,12 @@ def test_lists_are_read_as_the_functions_read_them(rng):
         np.testing.assert_array_equal(mine.compute(), its)
     with pytest.raises(TypeError, match="group_norm: channel_axis: expected an integer, got 'a'"):
         fd.group_norm(lazy, 1, channel_axis="a")
+
+
+@pytest.mark.parametrize("ddof", [Fraction(1, 2), Decimal(1), np.float32(1), True])
+def test_ddof_is_any_number(ddof, rng):
+    x = draw(rng)
+    check(fd.moments(da.from_array(x, chunks=4), 0, ddof=ddof), x, (0,), float(ddof))
 
 
 def test_without_dask():

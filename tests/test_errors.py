@@ -77,9 +77,10 @@ def test_number_of_threads_that_is_none(n, restore_threads):
         fn.set_num_threads(n)
 
 
-def test_unknown_mode_of_show_config():
-    with pytest.raises(ValueError, match=r"^show_config: mode: expected 'stdout' or 'dicts', got 'json'$"):
-        fn.show_config("json")
+@pytest.mark.parametrize("mode", ["json", None, np.array(["a", "b"]), ["stdout"]])
+def test_unknown_mode_of_show_config(mode):
+    with pytest.raises(ValueError, match=f"^show_config: mode: expected 'stdout' or 'dicts', got {re.escape(repr(mode))}$"):
+        fn.show_config(mode)
 
 
 def test_sparse_tensor_is_no_array():

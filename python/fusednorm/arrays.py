@@ -109,6 +109,8 @@ def number(where: str, value: Any, least: float = -math.inf) -> float:
     """Read a finite number, as the functions do: whatever has a float value, but for text."""
     expected = "a finite number" if math.isinf(least) else f"a finite number >= {least}"
     try:
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufOV":  # V: of ml_dtypes
+            raise TypeError
         found = math.ldexp(value, 0)
     except OverflowError:
         found = math.inf

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, Literal, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 # In another interpreter the extension, whose state is the process's, would hang or crash; NumPy does not support them either.
 with contextlib.suppress(ModuleNotFoundError):  # a Python that has none
@@ -38,7 +38,7 @@ with brief_spinning():
 __version__: str = _core.config()["version"]
 
 
-def set_num_threads(n: int) -> None:
+def set_num_threads(n: SupportsIndex) -> None:
     """Let at most ``n`` threads work, in the whole process.
 
     The default is ``OMP_NUM_THREADS``, or else the number of CPUs that the process may run on; at most its cgroup's CPU quota.
@@ -57,8 +57,8 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return the number of threads that a large call from here would use.
 
-    A limit set by threadpoolctl counts, unless it is the number that OpenMP began with, which says nothing. In a child
-    after ``os.fork`` it is 1.
+    A limit set by threadpoolctl counts too, unless it equals the number that OpenMP started with: that cannot be told from no
+    limit. In a child after ``os.fork`` it is 1.
     """
     return _core.get_num_threads()
 
@@ -80,11 +80,11 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     ValueError
         If ``mode`` is something else.
     """
+    if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
+        raise ValueError(f"show_config: mode: expected 'stdout' or 'dicts', got {mode!r}")
     config = _core.config()
     if mode == "dicts":
         return config
-    if mode != "stdout":
-        raise ValueError(f"show_config: mode: expected 'stdout' or 'dicts', got {mode!r}")
     width = max(map(len, config))
     for name, value in config.items():
         print(f"{name:{width}}  {', '.join(value) if isinstance(value, list) else value}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Activation, Array, as_array, flag, integer
+from fusednorm.arrays import Activation, Array, as_array, flag, integer, number
 from fusednorm.functional import Moments
 from fusednorm.states import STATE_VALUES, Floats, finish
 
@@ -62,8 +62,8 @@ def moments(
     (array([2., 3.]), array([2.66666667, 2.66666667]))
     """
     x = _dask_array("moments", array)
-    functional.moments(_empty(x), axis, ddof=ddof)  # its checks
-    keepdims = flag("moments: keepdims", keepdims)
+    functional.moments(_empty(x), axis)  # its checks
+    ddof, keepdims = number("moments: ddof", ddof), flag("moments: keepdims", keepdims)
     named = range(x.ndim) if axis is None else np.atleast_1d(np.asarray(axis, np.int64)).tolist()
     axes = tuple(sorted(int(i) % x.ndim for i in named))
     every = tuple(range(x.ndim))
@@ -117,7 +117,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *,
-    channel_axis: int = 1,
+    channel_axis: SupportsIndex = 1,
     residual: Any = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,
@@ -146,7 +146,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *,
-    channel_axis: int = 1,
+    channel_axis: SupportsIndex = 1,
     residual: Any = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,
@@ -177,7 +177,7 @@ def group_norm(
     bias: Any = None,
     eps: float = 1e-5,
     *,
-    channel_axis: int = 1,
+    channel_axis: SupportsIndex = 1,
     residual: Any = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,

@@ -121,7 +121,6 @@ def batch_norm(
         The result's: float16, bfloat16, float32 or float64.
     out
         Where the result goes: of x's shape and the result's dtype, in any memory layout. May be `x` or `residual`.
-
     return_stats
         Whether the result is ``(y, mean, rstd)``, as `batch_norm_backward` takes the last two: the statistics that `x` was
         normalized by, rstd being ``1 / sqrt(var + eps)``, of shape ``(C,)``; float32, float64 where the result is.
