@@ -239,6 +239,23 @@ def test_dtype_is_that_of_the_arrays(dtype, rng):
     assert fn.from_state(fn.LayerNorm, state, "flax", dtype=np.float32).weight.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "text"),
+    [
+        (fn.GroupNorm, {}, TypeError, "from_state: num_groups: expected an integer, got none"),
+        (fn.LayerNorm, {"eps": "a"}, TypeError, "from_state: eps: expected a number, got 'a'"),
+        (fn.LayerNorm, {"eps": -1}, ValueError, "from_state: eps: expected a finite number >= 0, got -1"),
+        (fn.LayerNorm, {"activation": "ReLU"}, ValueError, "LayerNorm: activation: expected one of None, .*, got 'ReLU'"),
+        (fn.LayerNorm, {"momentum": 2}, ValueError, "from_state: momentum: expected a number from 0 to 1, got 2"),
+        (fn.LayerNorm, {"momentum": -0.1}, ValueError, "from_state: momentum: expected a number from 0 to 1, got -0.1"),
+        (fn.LayerNorm, {"channel_axis": 1}, TypeError, "channel_axis"),
+    ],
+)
+def test_wrong_options(kind, options, error, text):
+    with pytest.raises(error, match=text):
+        fn.from_state(kind, {"gamma": np.ones(4), "beta": np.ones(4)}, "keras", **options)
+
+
 @pytest.mark.parametrize("convention", ["torch", "keras"])
 @pytest.mark.parametrize("momentum", ["x", [0.1]])
 def test_momentum_is_a_number(convention, momentum):

@@ -66,7 +66,7 @@ def test_empty_batch_leaves_the_state_alone(case, rng):
 WRONG_CALLS = [
     (case, wrong)
     for case in (*BATCH, *INSTANCE)
-    for wrong in ("x", "out", "eps", "one value", "read-only running_var", "read-only num_batches_tracked")
+    for wrong in ("x", "out", "residual", "one value", "read-only running_var", "read-only num_batches_tracked")
     if not wrong.startswith("read-only") or case.make().num_batches_tracked is not None
 ]
 
@@ -74,13 +74,13 @@ WRONG_CALLS = [
 @pytest.mark.parametrize(("case", "wrong"), WRONG_CALLS, ids=[f"{case.id()}-{wrong}" for case, wrong in WRONG_CALLS])
 def test_error_in_training_changes_nothing(case, wrong, rng):
     layer = layer_cases.draw_state(case.make(), rng)
-    x, out = cases.draw(rng, case.shape), None
+    x, out, residual = cases.draw(rng, case.shape), None, None
     if wrong == "x":
         x = x[..., None, None]
     elif wrong == "out":
         out = np.zeros((3, 3), np.float32)
-    elif wrong == "eps":
-        layer.eps = -1
+    elif wrong == "residual":
+        residual = np.zeros((3, 3))
     elif wrong == "one value":
         channels = 1 if case.name.startswith("Batch") or len(case.shape) == int(case.name[-2]) + 2 else 0
         x = x[tuple(slice(None) if i == channels else slice(1) for i in range(x.ndim))]
@@ -89,5 +89,5 @@ def test_error_in_training_changes_nothing(case, wrong, rng):
         getattr(layer, wrong.removeprefix("read-only ")).flags.writeable = False
     before = layer_cases.state_bytes(layer)
     with pytest.raises((TypeError, ValueError), match="expected"):
-        layer(x, out=out)
+        layer(x, residual=residual, out=out)
     assert layer_cases.state_bytes(layer) == before

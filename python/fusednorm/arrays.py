@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 from operator import index
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -119,6 +119,14 @@ def number(where: str, value: Any, least: float = -math.inf) -> float:
     if not math.isfinite(found) or found < least:
         raise ValueError(f"{where}: expected {expected}, got {value!r}")
     return found
+
+
+def check_activation(where: str, value: Any) -> None:
+    """Refuse what the functions refuse as an activation."""
+    names = get_args(Activation)
+    if value is not None and not (isinstance(value, str) and value in names):
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"{where}: expected one of None, {', '.join(map(repr, names))}, got {value!r}")
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -94,9 +94,10 @@ def from_state(
     Raises
     ------
     ValueError
-        For an array that is missing, unknown or of the wrong shape, or more than one layer of that name.
+        For an array that is missing, unknown or of the wrong shape, more than one layer of that name, a `convention` that
+        there is not, or a number out of range.
     TypeError
-        If `state` is no mapping.
+        If `kind` is no layer's class, `state` no mapping or `name` no text, or for options that the class does not take.
 
     Notes
     -----
@@ -119,6 +120,12 @@ def from_state(
     name = text("from_state: name", name)
     if not isinstance(convention, str) or convention not in _CONVENTIONS:
         raise ValueError(f"from_state: convention: expected {', '.join(map(repr, _CONVENTIONS))}, got {convention!r}")
+    if kind is GroupNorm and "num_groups" not in options:
+        raise TypeError("from_state: num_groups: expected an integer, got none")
+    eps = None if eps is None else number("from_state: eps", eps, 0)
+    momentum = None if momentum is None else number("from_state: momentum", momentum)
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(f"from_state: momentum: expected a number from 0 to 1, got {momentum}")
     rules = _CONVENTIONS[convention]
     arrays = _select(rules, state, name)
     accepted = inspect.signature(kind).parameters
@@ -129,7 +136,7 @@ def from_state(
     if "channel_axis" in accepted:
         arguments.setdefault("channel_axis", rules.channel_axis)
     if "momentum" in accepted:
-        old = rules.momentum if momentum is None else number("from_state: momentum", momentum)
+        old = rules.momentum if momentum is None else momentum
         if old is not None:
             arguments["momentum"] = old if rules.momentum is None else round(1 - old, 15)  # 0.01, not 0.010000000000000009
     layer = kind(**arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -115,7 +115,7 @@ class SyncBatchNorm(BatchNorm):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: SupportsIndex,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
@@ -125,7 +125,7 @@ class SyncBatchNorm(BatchNorm):
         bias: bool = True,
         dtype: DTypeLike = np.float32,
         activation: Activation | None = None,
-        channel_axis: int = 1,
+        channel_axis: SupportsIndex = 1,
     ) -> None:
         options: dict[str, Any] = {"bias": bias, "dtype": dtype, "activation": activation, "channel_axis": channel_axis}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
@@ -164,7 +164,7 @@ class SyncBatchNorm(BatchNorm):
                 array[...] = values
         return y
 
-    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone, the last two this rank's shares of the sums.
 
         As in torch, those are added up over the ranks with the other gradients.

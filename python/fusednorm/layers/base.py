@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fusednorm.arrays import Activation, Array, flag, float_dtype, is_float, parameter_array, text
+from fusednorm.arrays import Activation, Array, check_activation, flag, float_dtype, is_float, number, parameter_array, text
 from fusednorm.layers.state_dict import read_state
 from fusednorm.locks import Guarded
 
@@ -29,13 +29,14 @@ class Layer(Guarded, ABC):
 
     The arrays are plain attributes. Assigning an array keeps that very array (of a subclass, its memory), so that later writes
     into it count too; anything else is converted. A shape or a dtype that does not fit is refused at the assignment, as is a
-    flag that is none.
+    flag that is not a bool, an `eps` that no function takes, or an `activation` that there is not.
 
     Several threads may call one layer. In training a lock lets one of them at a time update the running statistics. Each
     layer has a lock of its own, also one made by ``copy.copy``, which shares the arrays.
     """
 
     _names: ClassVar[tuple[str, ...]]  # of the arrays, in the order of torch's state_dict
+    _eps_may_be_none: ClassVar[bool] = False
 
     eps: Any  # a float; RMSNorm's may be None
     activation: Activation | None
@@ -91,6 +92,11 @@ class Layer(Guarded, ABC):
         where = f"{type(self).__name__}: {name}"
         if name in _FLAGS:
             value = flag(where, value)
+        elif name == "eps":
+            if value is not None or not self._eps_may_be_none:
+                number(where, value, 0)  # kept as it was written, for `repr`
+        elif name == "activation":
+            check_activation(where, value)
         elif value is not None and name in self._names:
             value = self._checked(where, name, value)
         super().__setattr__(name, value)

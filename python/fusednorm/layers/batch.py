@@ -1,12 +1,12 @@
 """Batch normalization layers."""
 
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core, functional
-from fusednorm.arrays import Array, real_array
+from fusednorm.arrays import Activation, Array, real_array
 from fusednorm.layers.running import RunningNorm
 from fusednorm.running import RunningMoments
 
@@ -66,6 +66,31 @@ class BatchNorm(RunningNorm):
     >>> layer.eval()
     BatchNorm1d(2, eps=0, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
+
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        activation: Activation | None = None,
+        channel_axis: SupportsIndex = 1,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            bias=bias,
+            dtype=dtype,
+            activation=activation,
+            channel_axis=channel_axis,
+        )
 
     @classmethod
     def from_moments(cls: type[Self], stats: RunningMoments, *, ddof: float = 0, **options: Any) -> Self:
@@ -167,7 +192,7 @@ class BatchNorm(RunningNorm):
             out=out,
         )
 
-    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.batch_norm_backward`."""
         mean, var = self.running_mean, self.running_var
         by_batch = self.training or (mean is None and var is None)

@@ -1,6 +1,7 @@
 """Instance normalization layers."""
 
 from collections.abc import Container
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -30,7 +31,7 @@ class InstanceNorm(RunningNorm):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: SupportsIndex,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = False,
@@ -39,7 +40,7 @@ class InstanceNorm(RunningNorm):
         bias: bool = True,
         dtype: DTypeLike = np.float32,
         activation: Activation | None = None,
-        channel_axis: int = 1,
+        channel_axis: SupportsIndex = 1,
     ) -> None:
         super().__init__(
             num_features,
@@ -124,7 +125,7 @@ class InstanceNorm(RunningNorm):
             out=out,
         )
 
-    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.instance_norm_backward`."""
         by_sample = self.training or not self.track_running_stats
         statistics = (None, None) if by_sample else (self.running_mean, self.running_var)
@@ -132,10 +133,10 @@ class InstanceNorm(RunningNorm):
         slopes, is_single = self._shaped_like(values, "grad", grad), self._is_single(values)
         if is_single:
             values, slopes = values[None], slopes[None]
-        grad_x, *others = functional.instance_norm_backward(
+        grad_x, grad_weight, grad_bias = functional.instance_norm_backward(
             slopes, values, *statistics, self.weight, by_sample, self.eps, channel_axis=self.channel_axis
         )
-        return (grad_x[0] if is_single else grad_x, *others)
+        return grad_x[0] if is_single else grad_x, grad_weight, grad_bias
 
 
 class InstanceNorm1d(InstanceNorm):

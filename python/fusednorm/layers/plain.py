@@ -112,7 +112,7 @@ class LayerNorm(RowNorm):
             raise self._explain(x, error) from None
         return result
 
-    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.layer_norm_backward`."""
         return functional.layer_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
 
@@ -148,6 +148,7 @@ class RMSNorm(RowNorm):
     """
 
     _names = ("weight",)
+    _eps_may_be_none = True
     eps: float | None
 
     def __init__(
@@ -171,7 +172,7 @@ class RMSNorm(RowNorm):
             raise self._explain(x, error) from None
         return result
 
-    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
         """Return ``(grad_x, grad_weight)`` of the norm alone: see `fusednorm.rms_norm_backward`."""
         return functional.rms_norm_backward(grad, x, self.normalized_shape, self.weight, self.eps)
 
@@ -221,24 +222,26 @@ class GroupNorm(Layer):
     """
 
     _names = ("weight", "bias")
+    channel_axis: int
     eps: float
     bias: Array | None
 
     def __init__(
         self,
-        num_groups: int,
-        num_channels: int,
+        num_groups: SupportsIndex,
+        num_channels: SupportsIndex,
         eps: float = 1e-5,
         affine: bool = True,
         *,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
         activation: Activation | None = None,
-        channel_axis: int = 1,
+        channel_axis: SupportsIndex = 1,
     ) -> None:
         self.num_groups = integer("GroupNorm: num_groups", num_groups)
         (self.num_channels,) = sizes("GroupNorm: num_channels", [num_channels])
-        self.channel_axis = channel_axis
+        axis: Any = channel_axis
+        self.channel_axis = axis
         if self.num_groups < 1 or self.num_channels < 0 or self.num_channels % self.num_groups:
             raise ValueError(
                 f"GroupNorm: num_groups: expected a positive divisor of num_channels {num_channels}, got {num_groups}"
@@ -267,7 +270,7 @@ class GroupNorm(Layer):
             raise ValueError(f"GroupNorm: x: expected {expected}, got shape {array.shape}")
         return array
 
-    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, ...]:
+    def backward(self, grad: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
         """Return ``(grad_x, grad_weight, grad_bias)`` of the norm alone: see `fusednorm.group_norm_backward`."""
         return functional.group_norm_backward(grad, x, self.num_groups, self.weight, self.eps, channel_axis=self.channel_axis)
 

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Container
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -27,6 +27,7 @@ class RunningNorm(Layer):
     _names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     _dims: ClassVar[tuple[int, ...]] = ()  # how many spatial dimensions; none: any number
 
+    channel_axis: int
     eps: float
     bias: Array | None
     running_mean: Array | None
@@ -35,16 +36,16 @@ class RunningNorm(Layer):
 
     def __init__(
         self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
+        num_features: SupportsIndex,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
         *,
-        bias: bool = True,
-        dtype: DTypeLike = np.float32,
-        activation: Activation | None = None,
-        channel_axis: int = 1,
+        bias: bool,
+        dtype: DTypeLike,
+        activation: Activation | None,
+        channel_axis: Any,
     ) -> None:
         (self.num_features,) = sizes(f"{type(self).__name__}: num_features", [num_features])
         if self.num_features < 0:
