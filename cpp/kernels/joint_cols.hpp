@@ -77,16 +77,13 @@ bool joint_cols(const GradientColsTile& t, Moments out) {
             for (int64_t c = 0; c < cols && closed; c += kLanes)
                 closed = are_near(load<double>(sums + c), load<double>(sums + padded + c), count);
         }
-        const Moments to = done == 0 ? out : found;
+        const double before = static_cast<double>(done);
         if (closed) {
-            const Lanes<double> n = broadcast(count), zero = broadcast(0.0);
-            for (int64_t c = 0; c < cols; c += kLanes)
-                put_lanes(to, c, cols - c,
-                          closed_block<true>(zero, load<double>(sums + c), load<double>(sums + padded + c), n));
+            close_columns(nullptr, sums, sums + padded, count, cols, before, out);
         } else {
-            moments_wide_cols(x, block, ld, cols, t.scratch, to);
+            moments_wide_cols(x, block, ld, cols, t.scratch, done == 0 ? out : found);
+            if (done > 0) merge(out, before, found, count, cols);
         }
-        if (done > 0) merge(out, static_cast<double>(done), found, count, cols);
     }
     return is_joint;
 }

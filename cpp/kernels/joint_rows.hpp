@@ -117,7 +117,8 @@ private:
         if (stays_joint(first, block)) {
             const JointSums found = sum_block(block, stat);
             const double total = sum(found.sums), squares = sum(found.squares), n = block.count();
-            if (is_closed(total, squares, block)) return closed(0.0, total, squares, n);
+            if (!t.centered) return closed_block<false>(0.0, total, squares, n);
+            if (n >= kLeastChosen && are_near(total, squares, n)) return closed_block<true>(0.0, total, squares, n);
         }
         if (t.centered) return block_moments<T, true>(first, block.rows, t.ld, block.cols);
         return block_moments<T, false>(first, block.rows, t.ld, block.cols);
@@ -130,16 +131,6 @@ private:
         if (is_joint && chosen) is_joint = center_of(as_double(first[0]), first, block.rows, block.cols) == 0;
         return is_joint;
     }
-    // Whether moments may be had from these sums.
-    template <class V>
-    bool is_closed(const V& total, const V& squares, const Blocks::Block& block) const {
-        return !t.centered || (block.count() >= kLeastChosen && are_near(total, squares, block.count()));
-    }
-    template <class V>
-    MomentsOf<V> closed(const V& zero, const V& total, const V& squares, const V& n) const {
-        return t.centered ? closed_block<true>(zero, total, squares, n) : closed_block<false>(zero, total, squares, n);
-    }
-
     JointSums sum_block(const Blocks::Block& block, int64_t stat) {
         JointSums sums{broadcast(0.0), broadcast(0.0), plain, product};
         const int64_t begin = block.at, values = block.rows * block.cols, from = stat * t.stat_ld;
@@ -166,15 +157,15 @@ private:
         const T* first = x + stat * t.stat_ld;
         for (int64_t i = 0; i < some && is_joint; ++i) stays_joint(first + i * t.stat_ld, block);
         if (is_joint) {
-            Doubles sums[kLanes], squares[kLanes];
-            for (int64_t i = some; i < kLanes; ++i) sums[i] = squares[i] = Doubles{};
+            BlockSums found(some);
             for (int64_t i = 0; i < some; ++i) {
-                const JointSums found = sum_block(block, stat + i);
-                sums[i] = folded(found.sums), squares[i] = folded(found.squares);
+                const JointSums of_one = sum_block(block, stat + i);
+                found.sums[i] = folded(of_one.sums), found.squares[i] = folded(of_one.squares);
+                found.firsts[i] = found.centers[i] = 0;
             }
-            const Lanes<double> total = sums_of(sums), total_squares = sums_of(squares), n = broadcast(block.count());
-            if (is_closed(total, total_squares, block))
-                return put_lanes(out, 0, some, closed(broadcast(0.0), total, total_squares, n));
+            const double n = block.count();
+            if (!t.centered) return void(close_blocks<false, true>(found, some, n, true, out));
+            if (n >= kLeastChosen && close_blocks<true, true>(found, some, n, false, out)) return;
         }
         if (t.centered) return block_moments<T, true>(first, some, t.stat_ld, block.rows, t.ld, block.cols, out);
         block_moments<T, false>(first, some, t.stat_ld, block.rows, t.ld, block.cols, out);

@@ -108,6 +108,19 @@ FUSEDNORM_INLINE bool choose_centers(const T* x, int64_t block, int64_t ld, int6
     });
 }
 
+// Closes a block of every column, `count` values around its center (null: 0), and merges it into what `done` values gave. Not
+// inlined: every type's loops would repeat it.
+__attribute__((noinline)) void close_columns(const double* center, const double* sums, const double* squares, double count,
+                                             int64_t cols, double done, Moments out) {
+    const Lanes<double> n = broadcast(count), zero = broadcast(0.0);
+    for (int64_t c = 0; c < cols; c += kLanes) {
+        const Lanes<double> k = center ? load<double>(center + c) : zero;
+        auto value = closed_block<true>(k, load<double>(sums + c), load<double>(squares + c), n);
+        if (done > 0) value = merged(get_lanes(out, c, cols - c), done, value, count);
+        put_lanes(out, c, cols - c, value);
+    }
+}
+
 // scratch: three arrays of cols rounded up to whole lanes.
 template <class T>
 void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, double* scratch, Moments out) {
@@ -131,12 +144,7 @@ void moments_wide_cols(const T* x, int64_t rows, int64_t ld, int64_t cols, doubl
                 break;
             around_zero = false;
         }
-        const Lanes<double> n = broadcast(count);
-        for (int64_t c = 0; c < cols; c += kLanes) {
-            auto value = closed_block<true>(load<double>(center + c), load<double>(sums + c), load<double>(squares + c), n);
-            if (done > 0) value = merged(get_lanes(out, c, cols - c), static_cast<double>(done), value, count);
-            put_lanes(out, c, cols - c, value);
-        }
+        close_columns(center, sums, squares, count, cols, static_cast<double>(done), out);
     }
 }
 

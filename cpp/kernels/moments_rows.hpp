@@ -88,20 +88,44 @@ __attribute__((noinline)) MomentsOf<double> block_moments(const T* x, int64_t ro
     }
 }
 
+// The sums of up to sixteen blocks, each around a center of its own; what has no block is zero.
+struct BlockSums {
+    Doubles sums[kLanes], squares[kLanes];
+    double firsts[kLanes], centers[kLanes];
+
+    // Only what has no block is set: on few values, to set all of it would take a tenth of the time.
+    FUSEDNORM_INLINE explicit BlockSums(int64_t blocks) {
+        for (int64_t i = blocks; i < kLanes; ++i) sums[i] = squares[i] = Doubles{}, firsts[i] = centers[i] = 0;
+    }
+};
+
+// Closes them side by side, n values each; if some are to be summed again, false, and they have other centers. Not inlined:
+// every type's loops would repeat it.
+template <bool Centered, bool Narrow>
+__attribute__((noinline)) bool close_blocks(BlockSums& found, int64_t blocks, double n, bool is_last, Moments out) {
+    const Lanes<double> k = load<double>(found.centers), total = sums_of(found.sums), squares = sums_of(found.squares);
+    const bool near = !Centered || is_last || are_near(total, squares, n);
+    const Lanes<double> next = near ? k : next_center<Narrow>(k, load<double>(found.firsts), total, squares, n);
+    if (!near && sum(absolute(next - k)) != 0) {
+        store(found.centers, next);
+        return false;
+    }
+    put_lanes(out, 0, blocks, closed_block<Centered>(k, total, squares, broadcast(n)));
+    return true;
+}
+
 // The moments of up to sixteen blocks, block_ld apart, which are closed side by side: closing one takes as long as a short row
 // does. Not inlined: there are two callers.
 template <class T, bool Centered>
 __attribute__((noinline)) void block_moments(const T* x, int64_t blocks, int64_t block_ld, int64_t rows, int64_t ld,
                                              int64_t cols, Moments out) {
-    const double n = static_cast<double>(rows * cols);
-    // Only what has no block is set to zeros: on few values, to set all of it would take a tenth of the time.
-    Doubles sums[kLanes], squares[kLanes];
-    double firsts[kLanes], centers[kLanes], summed[kLanes];  // summed: the centers that the sums are around
-    for (int64_t i = blocks; i < kLanes; ++i) sums[i] = squares[i] = Doubles{}, firsts[i] = centers[i] = summed[i] = 0;
+    BlockSums found(blocks);
+    double* const centers = found.centers;
+    double summed[kLanes];  // the centers that the sums are around
     const auto choose = [&](int64_t b) __attribute__((always_inline)) {
         const T* block = x + b * block_ld;
-        firsts[b] = Centered ? as_double(block[0]) : 0;
-        centers[b] = Centered ? center_of(firsts[b], block, rows, cols) : 0;
+        found.firsts[b] = Centered ? as_double(block[0]) : 0;
+        centers[b] = Centered ? center_of(found.firsts[b], block, rows, cols) : 0;
     };
     for (int tried = 1;; ++tried) {
         int64_t i = 0;
@@ -109,22 +133,18 @@ __attribute__((noinline)) void block_moments(const T* x, int64_t blocks, int64_t
             for (; i + 1 < blocks; i += 2) {
                 choose(i), choose(i + 1);
                 if (centers[i] != 0 || centers[i + 1] != 0) break;
-                sums_around<T, Centered, true, 2>(centers + i, x + i * block_ld, block_ld, rows, ld, cols, sums + i,
-                                                  squares + i);
+                sums_around<T, Centered, true, 2>(centers + i, x + i * block_ld, block_ld, rows, ld, cols, found.sums + i,
+                                                  found.squares + i);
             }
         }
         for (; i < blocks; ++i) {
             if (tried == 1) choose(i);
             if (tried > 1 && centers[i] == summed[i]) continue;
-            block_sums<T, Centered>(centers[i], x + i * block_ld, rows, ld, cols, sums + i, squares + i);
+            block_sums<T, Centered>(centers[i], x + i * block_ld, rows, ld, cols, found.sums + i, found.squares + i);
         }
         for (int64_t j = 0; j < blocks; ++j) summed[j] = centers[j];
-        const Lanes<double> k = load<double>(centers), total = sums_of(sums), total_squares = sums_of(squares);
-        const bool last = !Centered || tried == kMostCenters || are_near(total, total_squares, n);
-        const Lanes<double> next = last ? k : next_center<is_narrow<T>>(k, load<double>(firsts), total, total_squares, n);
-        if (last || sum(absolute(next - k)) == 0)
-            return put_lanes(out, 0, blocks, closed_block<Centered>(k, total, total_squares, broadcast(n)));
-        store(centers, next);
+        const double n = static_cast<double>(rows * cols);
+        if (close_blocks<Centered, is_narrow<T>>(found, blocks, n, tried == kMostCenters, out)) return;
     }
 }
 
