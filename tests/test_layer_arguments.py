@@ -65,3 +65,15 @@ def test_unknown_activation(case, activation, error):
     with pytest.raises(error, match=text):
         layer.activation = activation
     assert layer.activation == "silu"
+
+
+@pytest.mark.parametrize("flag", [np.array("no"), np.datetime64("2020"), np.ones(2), "no", None, [1], "a tensor of two"], ids=str)
+def test_flags(flag):
+    if isinstance(flag, str) and flag.startswith("a tensor"):
+        flag = pytest.importorskip("torch").ones(2)
+    layer = fn.BatchNorm1d(3).eval()
+    with pytest.raises(TypeError, match="expected a bool, got "):
+        layer.train(flag)
+    assert not layer.training
+    with pytest.raises(TypeError, match="affine: expected a bool, got "):
+        fn.BatchNorm1d(3, affine=flag)

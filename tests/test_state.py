@@ -119,6 +119,9 @@ def test_bfloat16_in_numpys_files(tmp_path, rng):
     wide = fn.BatchNorm1d(5)
     wide.load_state_dict({**layer.state_dict(), "weight": layer.weight.view("V2")})
     np.testing.assert_array_equal(wide.weight, layer.weight.astype("f4"))
+    layer.num_batches_tracked = 3
+    wide.load_state_dict({name: array.astype(ml_dtypes.bfloat16).view("V2") for name, array in layer.state_dict().items()})
+    assert wide.num_batches_tracked == 3
 
 
 def test_counter_may_be_missing(rng):

@@ -90,12 +90,16 @@ def flag(where: str, value: Any) -> bool:
     """Read a flag, as the functions do: whatever has a truth value of its own, which text and lists have not."""
     if isinstance(value, bool):
         return value
-    if hasattr(type(value), "__bool__") and not isinstance(value, str | bytes | None):  # NumPy's text has one
+    cause = None
+    is_other = isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufO"  # NumPy's text has one
+    if hasattr(type(value), "__bool__") and value is not None and not is_other:
         try:
             return bool(value)
-        except (TypeError, ValueError):  # an array of several values
-            pass
-    raise TypeError(f"{where}: expected a bool, got {value!r}")
+        except (MemoryError, RecursionError):
+            raise
+        except Exception as error:  # an array, or a tensor, of several values
+            cause = error
+    raise TypeError(f"{where}: expected a bool, got {value!r}") from cause
 
 
 def text(where: str, value: Any) -> str:

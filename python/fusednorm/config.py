@@ -1,5 +1,7 @@
 """What runs: version, instruction set, threads."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import sys

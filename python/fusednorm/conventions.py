@@ -1,5 +1,7 @@
 """Layers from the saved states of other frameworks, and what these frameworks mean by names, momentum and eps."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

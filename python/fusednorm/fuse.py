@@ -1,5 +1,7 @@
 """Folding a trained batch norm into the convolution or linear layer before it, for inference."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Layers from torch's modules, by duck typing: torch is not imported. `fusednorm.conventions` reads saved states."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Batch norm: statistics of a channel of all samples."""
 
+from __future__ import annotations
+
 from typing import Literal, SupportsIndex, overload
 
 from numpy.typing import ArrayLike, DTypeLike

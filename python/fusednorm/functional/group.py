@@ -1,5 +1,7 @@
 """Group norm: statistics of a group of channels of one sample."""
 
+from __future__ import annotations
+
 from typing import Literal, SupportsIndex, overload
 
 from numpy.typing import ArrayLike, DTypeLike

@@ -1,5 +1,7 @@
 """Instance norm: statistics of a channel of one sample."""
 
+from __future__ import annotations
+
 from typing import Literal, SupportsIndex, overload
 
 from numpy.typing import ArrayLike, DTypeLike

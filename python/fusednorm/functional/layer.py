@@ -1,5 +1,7 @@
 """Layer norm: statistics of the trailing dimensions; and that of a sum."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, SupportsIndex, overload
 

@@ -1,5 +1,7 @@
 """RMS norm: the mean square of the trailing dimensions; and that of a sum."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, SupportsIndex, overload
 

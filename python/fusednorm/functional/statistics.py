@@ -1,5 +1,7 @@
 """Mean and variance over any axes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple, SupportsIndex
 

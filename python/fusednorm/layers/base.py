@@ -1,5 +1,7 @@
 """What every layer has: arrays as attributes, state dicts, training and evaluation, copies and `repr`."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar

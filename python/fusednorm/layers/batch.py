@@ -1,5 +1,7 @@
 """Batch normalization layers."""
 
+from __future__ import annotations
+
 from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Instance normalization layers."""
 
+from __future__ import annotations
+
 from collections.abc import Container
 from typing import SupportsIndex
 

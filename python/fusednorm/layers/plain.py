@@ -1,5 +1,7 @@
 """The layers without running statistics: layer, RMS and group norm. Training and evaluation are the same to them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, SupportsIndex, cast
 

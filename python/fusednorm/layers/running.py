@@ -1,5 +1,7 @@
 """What the layers that may keep running statistics share."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Container
 from functools import cache

@@ -1,5 +1,7 @@
 """A state dict held against a layer's arrays: everything is read and checked before anything is written."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,10 +37,10 @@ def read_state(
     for name in own:
         if name in given:
             array = parameter_array(f"{where}: {given[name]}", state[given[name]])
+            if array.dtype == _UNNAMED:
+                array = _bfloat16_as_float32(array)
             if name in OPTIONAL:
                 array = _whole(array)
-            elif array.dtype == _UNNAMED:
-                array = _bfloat16_as_float32(array)
             wrong += _misfits(given[name], array, own[name])
             values[name] = array
     if wrong:
