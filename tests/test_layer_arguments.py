@@ -67,7 +67,10 @@ def test_unknown_activation(case, activation, error):
     assert layer.activation == "silu"
 
 
-@pytest.mark.parametrize("flag", [np.array("no"), np.datetime64("2020"), np.ones(2), "no", None, [1], "a tensor of two"], ids=str)
+FLAGS = [np.array("no"), np.datetime64("2020"), np.ones(2), "no", None, [1], "a tensor of two"]
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=str)
 def test_flags(flag):
     if isinstance(flag, str) and flag.startswith("a tensor"):
         flag = pytest.importorskip("torch").ones(2)
