@@ -68,7 +68,7 @@ def from_torch(module: Any) -> Layer:
     """Return the layer that computes the same as one of torch's norm modules.
 
     Its arrays are copies of what the module computes with, whatever its ``state_dict`` calls that: weights may be pruned or
-    parametrized, and statistics removed. It is in training mode if the module is.
+    parametrized, and statistics removed. It is in training mode if the module is. Hooks of the module are not copied.
 
     Parameters
     ----------
