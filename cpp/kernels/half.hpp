@@ -107,6 +107,17 @@ FUSEDNORM_INLINE Vector<uint32_t, N> bfloat_bits(const Vector<float, N>& value) 
 
 template <int N>
 FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& value) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+        // The table makes any NaN (its first two entries) the first operand, and leaves what else there is.
+        const __m512 one_nan = _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000));
+        using Bits = Vector<uint32_t, N>;
+        const auto bits = reinterpret_cast<Bits>(
+            _mm512_fixupimm_ps(one_nan, reinterpret_cast<__m512>(value), _mm512_set1_epi32(0x11111100), 0));
+        const auto upper = reinterpret_cast<Vector<uint16_t, 2 * N>>(bits + 0x7fff + ((bits >> 16) & 1));
+        return __builtin_shufflevector(upper, upper, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    }
+#endif
     return convert_part<Vector<uint16_t, N>>(bfloat_bits<N>(value));
 }
 
