@@ -55,6 +55,16 @@ FUSEDNORM_INLINE Vector<float, N> half_to_float(const Vector<uint16_t, N>& half)
 
 template <int N>
 FUSEDNORM_INLINE Vector<float, N> bfloat_to_float(const Vector<uint16_t, N>& value) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {  // by one permutation
+        const auto wide = __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, -1, -1,
+                                                  -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+        const Vector<uint16_t, 2 * N> from = {0, 0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,
+                                              8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15};
+        return reinterpret_cast<Vector<float, N>>(
+            _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, reinterpret_cast<__m512i>(from), reinterpret_cast<__m512i>(wide)));
+    }
+#endif
     return reinterpret_cast<Vector<float, N>>(convert_part<Vector<uint32_t, N>>(value) << 16);
 }
 

@@ -39,20 +39,26 @@ FUSEDNORM_INLINE void sums_around(const double* k, const T* x, int64_t block_ld,
                                            __builtin_prefetch(from + ahead);
                                            FUSEDNORM_LANES_UNROLL
                                            for (int i = 0; i < Lanes<double>::kParts; ++i)
-                                               add(n, i, load_part<double>(from, i), center[n].part[0]);
+                                               add(n, i, load_part_apart(from, i), center[n].part[0]);
                                        }
                                    });
         if (left == 0) continue;
         const FirstLanes<double> value_at{left};
         FUSEDNORM_LANES_UNROLL
         for (int64_t n = 0; n < N; ++n) {
+            Lanes<double> value, around = center[n];
             FUSEDNORM_LANES_UNROLL
-            for (int i = 0; i < Lanes<double>::kParts; ++i)
-                add(n, i, value_at(x + n * block_ld + whole, i), Plain ? center[n].part[0] : value_at(centers[n], i));
+            for (int i = 0; i < Lanes<double>::kParts; ++i) {
+                value.part[i] = value_at(x + n * block_ld + whole, i);
+                if (!Plain) around.part[i] = value_at(centers[n], i);
+            }
+            value = apart<T>(value), around = apart<T>(around);
+            FUSEDNORM_LANES_UNROLL
+            for (int i = 0; i < Lanes<double>::kParts; ++i) add(n, i, value.part[i], around.part[i]);
         }
     }
     FUSEDNORM_LANES_UNROLL
-    for (int64_t n = 0; n < N; ++n) sums_to[n] = folded(sums[n]), squares_to[n] = folded(squares[n]);
+    for (int64_t n = 0; n < N; ++n) sums_to[n] = folded(together<T>(sums[n])), squares_to[n] = folded(together<T>(squares[n]));
 }
 
 template <class T, bool Centered>

@@ -153,6 +153,39 @@ FUSEDNORM_INLINE typename Lanes<A>::Part load_part(const T* p, int i) {
     return decode<T, A, L::kWidth>(raw);
 }
 
+// Where the order of sixteen values does not matter they may be taken apart, in fewer operations: bfloat16 at even places are
+// register 0, the others register 1. apart() does so to lanes, together() is the way back.
+template <class T>
+FUSEDNORM_INLINE Doubles load_part_apart(const T* p, int i) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, bf16>) {
+        VectorOf<uint32_t, 32>::type raw;
+        __builtin_memcpy(&raw, p, sizeof raw);
+        const auto bits = i == 0 ? raw << 16 : raw & 0xffff0000;
+        return convert_part<Doubles>(reinterpret_cast<VectorOf<float, 32>::type>(bits));
+    }
+#endif
+    return load_part<double>(p, i);
+}
+template <class T>
+FUSEDNORM_INLINE Lanes<double> apart(const Lanes<double>& a) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, bf16>)
+        return {{__builtin_shufflevector(a.part[0], a.part[1], 0, 2, 4, 6, 8, 10, 12, 14),
+                 __builtin_shufflevector(a.part[0], a.part[1], 1, 3, 5, 7, 9, 11, 13, 15)}};
+#endif
+    return a;
+}
+template <class T>
+FUSEDNORM_INLINE Lanes<double> together(const Lanes<double>& a) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, bf16>)
+        return {{__builtin_shufflevector(a.part[0], a.part[1], 0, 8, 1, 9, 2, 10, 3, 11),
+                 __builtin_shufflevector(a.part[0], a.part[1], 4, 12, 5, 13, 6, 14, 7, 15)}};
+#endif
+    return a;
+}
+
 template <class A, class T>
 FUSEDNORM_INLINE Lanes<A> load(const T* p) {
     Lanes<A> r;
