@@ -8,7 +8,7 @@
 
 namespace fusednorm {
 
-// Whether float holds the other numbers that grad_x is made of (factors: fits_float).
+// ---- whether float holds the other numbers that grad_x is made of (factors: fits_float)
 
 // What is subtracted from x: neither it nor the difference is near the end of float's range.
 inline bool fits_float_center(double center) {

@@ -62,12 +62,22 @@ std::string text_of(py::handle object) {
 
 // ---- errors
 
+std::string Arguments::text(const char* argument, const std::string& expected, const std::string& got) const {
+    return std::string(function) + ": " + argument + ": expected " + expected + ", got " + got;
+}
+
+void Arguments::error_from(py::error_already_set& cause, PyObject* kind, const char* argument, const std::string& expected,
+                           const std::string& got) const {
+    py::raise_from(cause, kind, text(argument, expected, got).c_str());
+    throw py::error_already_set();
+}
+
 void Arguments::type_error(const char* argument, const std::string& expected, const std::string& got) const {
-    throw py::type_error(std::string(function) + ": " + argument + ": expected " + expected + ", got " + got);
+    throw py::type_error(text(argument, expected, got));
 }
 
 void Arguments::value_error(const char* argument, const std::string& expected, const std::string& got) const {
-    throw py::value_error(std::string(function) + ": " + argument + ": expected " + expected + ", got " + got);
+    throw py::value_error(text(argument, expected, got));
 }
 
 // ---- arrays
@@ -79,11 +89,9 @@ py::object Arguments::array(const char* argument, py::handle object) const {
         return call(numpy(by_dlpack ? "from_dlpack" : "asarray"), py::make_tuple(object));
     } catch (py::error_already_set& e) {
         if (!is_of_argument(e)) throw;
-        const std::string what = std::string(function) + ": " + argument +
-                                 ": expected an array or what numpy.asarray can read, got " +
-                                 std::string(py::str(py::type::of(object).attr("__name__"))) + " that it cannot";
-        py::raise_from(e, e.matches(PyExc_ValueError) ? PyExc_ValueError : PyExc_TypeError, what.c_str());
-        throw py::error_already_set();
+        error_from(e, e.matches(PyExc_ValueError) ? PyExc_ValueError : PyExc_TypeError, argument,
+                   "an array or what numpy.asarray can read",
+                   std::string(py::str(py::type::of(object).attr("__name__"))) + " that it cannot");
     }
 }
 
@@ -138,9 +146,7 @@ bool Arguments::flag(const char* argument, py::handle object) const {
     if (PyErr_Occurred()) {  // an array, or a tensor, of several values
         py::error_already_set e;
         if (!is_of_argument(e)) throw e;
-        const std::string what = std::string(function) + ": " + argument + ": expected a bool, got " + text_of(object);
-        py::raise_from(e, PyExc_TypeError, what.c_str());
-        throw py::error_already_set();
+        error_from(e, PyExc_TypeError, argument, "a bool", text_of(object));
     }
     type_error(argument, "a bool", text_of(object));
 }

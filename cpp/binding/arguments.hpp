@@ -61,6 +61,11 @@ public:
 
 private:
     const char* function;
+
+    std::string text(const char* argument, const std::string& expected, const std::string& got) const;
+    // Raises an error of this kind, whose cause is one that an object of the user's raised.
+    [[noreturn]] void error_from(py::error_already_set& cause, PyObject* kind, const char* argument,
+                                 const std::string& expected, const std::string& got) const;
 };
 
 // The type of the result: x's, float64 for integers, or what was asked for.

@@ -86,13 +86,17 @@ def array_axis(where: str, value: Any) -> int:
     return found
 
 
+def _is_of_kind(value: Any, kinds: str) -> bool:
+    """Whether NumPy's arrays and scalars are of these kinds: text and complex numbers, too, would give a bool or a number."""
+    return not isinstance(value, np.ndarray | np.generic) or value.dtype.kind in kinds
+
+
 def flag(where: str, value: Any) -> bool:
     """Read a flag, as the functions do: whatever has a truth value of its own, which text and lists have not."""
     if isinstance(value, bool):
         return value
     cause = None
-    is_other = isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufO"  # NumPy's text has one
-    if hasattr(type(value), "__bool__") and value is not None and not is_other:
+    if hasattr(type(value), "__bool__") and value is not None and _is_of_kind(value, "biufO"):
         try:
             return bool(value)
         except (MemoryError, RecursionError):
@@ -113,7 +117,7 @@ def number(where: str, value: Any, least: float = -math.inf) -> float:
     """Read a finite number, as the functions do: whatever has a float value, but for text."""
     expected = "a finite number" if math.isinf(least) else f"a finite number >= {least}"
     try:
-        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufOV":  # V: of ml_dtypes
+        if not _is_of_kind(value, "biufOV"):  # V: of ml_dtypes
             raise TypeError
         found = math.ldexp(value, 0)
     except OverflowError:
