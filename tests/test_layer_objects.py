@@ -13,7 +13,6 @@ import layer_cases
 import numpy as np
 import oracle
 import pytest
-from fusednorm import _core
 from fusednorm.layers import BatchNorm
 from layer_cases import BATCH, every_kind, every_layer
 from processes import SECONDS, output_of
@@ -289,15 +288,15 @@ def test_what_was_updated_is_counted(kind, error, counted, monkeypatch, rng):
     """Python raises KeyboardInterrupt when the kernels have returned, other errors come before they begin."""
     layer = getattr(fn, kind)(2, momentum=None, track_running_stats=True)
     name = "batch_norm" if kind == "BatchNorm1d" else "instance_norm"
-    function = getattr(_core, name)
+    function = getattr(fn.functional, name)
 
-    def interrupted(*arguments):
-        result = function(*arguments) if counted else None
+    def interrupted(*arguments, **named):
+        result = function(*arguments, **named) if counted else None
         if error:
             raise error
         return result
 
-    monkeypatch.setattr(_core, name, interrupted)
+    monkeypatch.setattr(fn.functional, name, interrupted)
     with suppress(error or ()):
         layer(rng.normal(3, 1, (5, 2, 4)))
     assert layer.num_batches_tracked == counted

@@ -54,7 +54,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         throw py::import_error(e.what());
     }
     for (PyMethodDef* functions :
-         {channel_functions(), row_functions(), moments_functions(), gradient_functions(), machine_functions})
+         {channel_functions(), row_functions(), moments_functions(), gradient_functions(), direct_functions(), machine_functions})
         if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
     make_types();
     m.def("get_num_threads", &get_num_threads);

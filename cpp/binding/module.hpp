@@ -11,6 +11,7 @@ PyMethodDef* channel_functions();
 PyMethodDef* row_functions();
 PyMethodDef* moments_functions();
 PyMethodDef* gradient_functions();
+PyMethodDef* direct_functions();
 
 inline void run(const Operation& op, int64_t values) {
     without_gil(values, [&] { forward(op); });

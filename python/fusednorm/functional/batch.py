@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
 from fusednorm.arrays import Activation, Array
+from fusednorm.functional.direct import direct
 
 
 @overload
@@ -67,6 +68,7 @@ def batch_norm(
     out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+@direct
 def batch_norm(
     x: ArrayLike,
     /,
@@ -171,6 +173,7 @@ def batch_norm(
     return result
 
 
+@direct
 def batch_norm_backward(
     grad: ArrayLike,
     x: ArrayLike,

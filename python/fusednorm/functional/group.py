@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
 from fusednorm.arrays import Activation, Array
+from fusednorm.functional.direct import direct
 
 
 @overload
@@ -58,6 +59,7 @@ def group_norm(
     out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+@direct
 def group_norm(
     x: ArrayLike,
     /,
@@ -118,6 +120,7 @@ def group_norm(
     return result
 
 
+@direct
 def group_norm_backward(
     grad: ArrayLike,
     x: ArrayLike,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
 from fusednorm.arrays import Activation, Array
+from fusednorm.functional.direct import direct
 
 
 @overload
@@ -56,6 +57,7 @@ def layer_norm(
     out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+@direct
 def layer_norm(
     x: ArrayLike,
     /,
@@ -116,6 +118,7 @@ def layer_norm(
     return result
 
 
+@direct
 def add_layer_norm(
     x: ArrayLike,
     residual: ArrayLike,
@@ -164,6 +167,7 @@ def add_layer_norm(
     return result
 
 
+@direct
 def layer_norm_backward(
     grad: ArrayLike,
     x: ArrayLike,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fusednorm import _core
 from fusednorm.arrays import Activation, Array
+from fusednorm.functional.direct import direct
 
 
 @overload
@@ -53,6 +54,7 @@ def rms_norm(
     out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array | None, Array]: ...
+@direct
 def rms_norm(
     x: ArrayLike,
     /,
@@ -113,6 +115,7 @@ def rms_norm(
     return result
 
 
+@direct
 def add_rms_norm(
     x: ArrayLike,
     residual: ArrayLike,
@@ -155,6 +158,7 @@ def add_rms_norm(
     return result
 
 
+@direct
 def rms_norm_backward(
     grad: ArrayLike,
     x: ArrayLike,
