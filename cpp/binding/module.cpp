@@ -53,8 +53,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     } catch (const std::runtime_error& e) {
         throw py::import_error(e.what());
     }
-    for (PyMethodDef* functions :
-         {channel_functions(), row_functions(), moments_functions(), gradient_functions(), direct_functions(), machine_functions})
+    for (PyMethodDef* functions : {channel_functions(), row_functions(), moments_functions(), gradient_functions(),
+                                   direct_functions(), machine_functions})
         if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
     make_types();
     m.def("get_num_threads", &get_num_threads);
