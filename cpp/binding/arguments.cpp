@@ -10,16 +10,15 @@
 namespace fusednorm {
 namespace {
 
-constexpr size_t kMostDims = 64;  // NumPy's
-
 PyTypeObject* api_type() { return reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_); }
 
 // Takes back an error of one of these kinds, which a message of ours replaces. What else an object of the user's raised goes
 // on.
 void take_back(std::initializer_list<PyObject*> kinds) {
+    if (!PyErr_Occurred()) return;
     for (PyObject* kind : kinds)
         if (PyErr_ExceptionMatches(kind)) return PyErr_Clear();
-    if (PyErr_Occurred()) throw py::error_already_set();
+    throw py::error_already_set();
 }
 
 // Whether an error says what an argument is, which a message of ours then says: not what ended the program, or lacked memory.
@@ -191,25 +190,26 @@ int64_t Arguments::integer(const char* argument, py::handle object) const {
     return value;
 }
 
-std::vector<int64_t> Arguments::integers(const char* argument, py::handle object) const {
+Integers Arguments::integers(const char* argument, py::handle object) const {
     // An array is both an index and a sequence, if it has dimensions. Text is no sequence of integers, though bytes look so.
     if (!is_of_kind(object, "biuO")) type_error(argument, "an integer or a sequence of integers", text_of(object));
     const bool is_text = PyUnicode_Check(object.ptr()) || PyBytes_Check(object.ptr()) || PyByteArray_Check(object.ptr());
     const bool is_sequence = !is_text && PySequence_Check(object.ptr()) && PySequence_Size(object.ptr()) >= 0;
     take_back({PyExc_TypeError, PyExc_ValueError, PyExc_OverflowError});
-    std::vector<int64_t> values;
+    Integers values;
     if (is_sequence) {
         const auto sequence = py::reinterpret_borrow<py::sequence>(object);
-        if (sequence.size() > kMostDims) value_error(argument, "at most 64 integers", std::to_string(sequence.size()));
         try {
-            for (const py::object one : sequence) values.push_back(integer(argument, one));
+            for (const py::object one : sequence)
+                if (!values.push(integer(argument, one)))
+                    value_error(argument, "at most 64 integers", std::to_string(sequence.size()));
         } catch (py::error_already_set& e) {  // such as a memoryview of two dimensions raises
             e.restore();
             take_back({PyExc_TypeError, PyExc_ValueError, PyExc_IndexError, PyExc_NotImplementedError});
             type_error(argument, "an integer or a sequence of integers", text_of(object));
         }
     } else if (PyIndex_Check(object.ptr())) {
-        values.push_back(integer(argument, object));
+        values.push(integer(argument, object));
     } else {
         type_error(argument, "an integer or a sequence of integers", text_of(object));
     }

@@ -12,6 +12,24 @@ namespace fusednorm {
 std::string text_of(const py::ssize_t* shape, int ndim);
 std::string text_of(py::handle object);
 
+// As many integers as an array may have dimensions, without an allocation.
+class Integers {
+public:
+    static constexpr int kMost = 64;  // NumPy's
+    bool push(int64_t value) {
+        if (n == kMost) return false;
+        values[n++] = value;
+        return true;
+    }
+    int size() const { return n; }
+    const int64_t* begin() const { return values; }
+    const int64_t* end() const { return values + n; }
+
+private:
+    int64_t values[kMost];
+    int n = 0;
+};
+
 // The checks of one call of one function.
 class Arguments {
 public:
@@ -33,7 +51,7 @@ public:
     double real(const char* argument, py::handle object) const;
     double eps(py::handle object) const;
     int64_t integer(const char* argument, py::handle object) const;
-    std::vector<int64_t> integers(const char* argument, py::handle object) const;  // one, or a sequence of them
+    Integers integers(const char* argument, py::handle object) const;  // one, or a sequence of them
     Activation activation(py::handle object) const;
     // Whatever has a truth value of its own, as a number has and text has not.
     bool flag(const char* argument, py::handle object) const;

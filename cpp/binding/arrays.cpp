@@ -72,6 +72,8 @@ std::vector<py::ssize_t> keep_order(const Array& x, int64_t item) {
     return strides;
 }
 
+constexpr int kFloat = 11, kHalf = 23;  // NumPy's numbers of dtypes: NPY_FLOAT, which NPY_DOUBLE follows, and NPY_HALF
+
 // bfloat16 is a dtype that ml_dtypes registers: its number is known once it was seen, by any thread.
 std::atomic<int> bfloat16_number{-1};
 
@@ -88,30 +90,32 @@ py::detail::PyArray_Proxy* proxy(const py::array& a) { return py::detail::array_
 py::object numpy(const char* name) { return py::module_::import("numpy").attr(name); }
 
 bool type_of(const py::dtype& dtype, Type& type) {
-    const auto bytes = dtype.itemsize();
-    const auto pick = [&](Type one, Type two, Type four, Type eight) {
-        type = bytes == 1 ? one : bytes == 2 ? two : bytes == 4 ? four : eight;
-        return bytes <= 8;
-    };
-    switch (dtype.kind()) {
-        case 'f':
-            type = bytes == 2 ? Type::f16 : bytes == 4 ? Type::f32 : Type::f64;
-            return bytes == 2 || bytes == 4 || bytes == 8;  // ml_dtypes has one of a single byte
-        case 'b':
-            type = Type::boolean;
-            return true;
-        case 'u':
-            return pick(Type::u8, Type::u16, Type::u32, Type::u64);
-        case 'i':
-            return pick(Type::i8, Type::i16, Type::i32, Type::i64);
-        default:
-            type = Type::bf16;
-            return is_bfloat16(dtype);
+    constexpr bool is_long_64 = sizeof(long) == 8;
+    // By NumPy's numbers of its dtypes: bool, C's integers from char to long long, float, double; and half.
+    constexpr Type types[] = {Type::boolean,
+                              Type::i8,
+                              Type::u8,
+                              Type::i16,
+                              Type::u16,
+                              Type::i32,
+                              Type::u32,
+                              is_long_64 ? Type::i64 : Type::i32,
+                              is_long_64 ? Type::u64 : Type::u32,
+                              Type::i64,
+                              Type::u64,
+                              Type::f32,
+                              Type::f64};
+    const int number = dtype.num();
+    if (number >= 0 && number < static_cast<int>(std::size(types))) {
+        type = types[number];
+        return true;
     }
+    type = number == kHalf ? Type::f16 : Type::bf16;
+    return number == kHalf || is_bfloat16(dtype);
 }
 
 py::dtype dtype_of(Type type) {
-    const int numbers[] = {11, 12, 23, bfloat16_number};  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
+    const int numbers[] = {kFloat, kFloat + 1, kHalf, bfloat16_number};
     const int number = numbers[static_cast<int>(type)];
     if (number < 0) return py::dtype(numpy("dtype")("bfloat16"));
     return py::reinterpret_steal<py::dtype>(py::detail::npy_api::get().PyArray_DescrFromType_(number));
@@ -123,8 +127,9 @@ const char* name_of(Type type) {
 }
 
 bool is_odd(const py::array& a) {
-    if (!is_native(a.dtype()) || !(a.flags() & kAligned)) return true;
-    if (a.flags() & kContiguous) return false;
+    const int flags = a.flags();
+    if (!is_native(a.dtype()) || !(flags & kAligned)) return true;
+    if (flags & kContiguous) return false;
     for (py::ssize_t i = 0; i < a.ndim(); ++i)
         if (a.shape(i) > 1 && a.strides(i) % a.itemsize() != 0) return true;
     return false;
@@ -150,24 +155,19 @@ py::object call_quietly(const py::object& function, const py::tuple& arguments, 
     }
 }
 
-int64_t Array::size() const {
-    int64_t n = 1;
-    for (int i = 0; i < ndim; ++i) n *= shape[i];
-    return n;
-}
-
-void Array::extent(const char*& first, const char*& last) const {
-    first = last = data;
-    if (size() == 0) return;
-    for (int i = 0; i < ndim; ++i) (strides[i] < 0 ? first : last) += strides[i] * (shape[i] - 1);
+Extent::Extent(const Array& a) : first(a.data), last(a.data) {
+    if (a.size() == 0) return;
+    for (int i = 0; i < a.ndim; ++i) (a.strides[i] < 0 ? first : last) += a.strides[i] * (a.shape[i] - 1);
     // What is longer than a double stands for one (results.cpp).
-    last += type == Type::f64 ? py::reinterpret_borrow<py::array>(array).itemsize() : size_of(type);
+    last += a.type == Type::f64 ? py::reinterpret_borrow<py::array>(a.array).itemsize() : size_of(a.type);
 }
 
 Array view_of(py::array array, Type type) {
     Array a;
     const auto* p = proxy(array);
     a.type = type, a.data = p->data, a.ndim = p->nd, a.shape = p->dimensions, a.strides = p->strides;
+    a.count = 1;
+    for (int i = 0; i < a.ndim; ++i) a.count *= a.shape[i];
     a.array = std::move(array);
     return a;
 }
@@ -206,15 +206,10 @@ Array array_like(const Array& x, Type type) {
     return view_of(new_array(type, x.ndim, x.shape, keep_order(x, size_of(type)).data()), type);
 }
 
-bool overlap(const Array& a, const Array& b) {
-    const char *a_first, *a_last, *b_first, *b_last;
-    a.extent(a_first, a_last), b.extent(b_first, b_last);
-    return a_first < b_last && b_first < a_last;
-}
-
 bool share_memory(const Array& a, const Array& b) {
     constexpr int kMaxWork = 10000;
-    return overlap(a, b) && call(numpy("may_share_memory"), py::make_tuple(a.array, b.array, kMaxWork)).cast<bool>();
+    return Extent(a).overlaps(Extent(b)) &&
+           call(numpy("may_share_memory"), py::make_tuple(a.array, b.array, kMaxWork)).cast<bool>();
 }
 
 void copy_values(py::handle to, py::handle from) {

@@ -17,11 +17,17 @@ struct Array {
     char* data = nullptr;
     int ndim = 0;
     const py::ssize_t *shape = nullptr, *strides = nullptr;  // strides in bytes
+    int64_t count = 0;                                       // of elements
 
-    int64_t size() const;
+    int64_t size() const { return count; }
     int64_t step(int axis) const { return strides[axis] >> shift_of(type); }  // elements
-    // The bytes that the array's elements lie in: [first, last).
-    void extent(const char*& first, const char*& last) const;
+};
+
+// The bytes that an array's elements lie in: [first, last).
+struct Extent {
+    const char *first, *last;
+    explicit Extent(const Array& a);
+    bool overlaps(const Extent& other) const { return first < other.last && other.first < last; }
 };
 
 Array view_of(py::array array, Type type);
@@ -41,8 +47,7 @@ Array copy_of(const Array& from, py::array to, Type type);
 // Whether two arrays of one shape have the same steps between elements; whether they have one type too.
 bool same_strides(const Array& a, const Array& b);
 bool lies_like(const Array& a, const Array& b);
-// Whether the ranges of memory do, which is quick to know; whether any element does (or it is too hard to tell).
-bool overlap(const Array& a, const Array& b);
+// Whether any element does, or it is too hard to tell.
 bool share_memory(const Array& a, const Array& b);
 // Of an array of a subclass, its memory: whatever copyto does for that class.
 void copy_values(py::handle to, py::handle from);

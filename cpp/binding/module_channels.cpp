@@ -83,7 +83,7 @@ py::object channel_norm(const Arguments& check, NormSpec spec, const Channeled& 
     }
     if (a.use_batch && !a.num_groups) layout.check_count(check, x);
     const Array r = check.residual(a.residual, x);
-    Result y(check, x, type, a.out, {r}, {});
+    Result y(check, x, type, a.out, r, {});
     if (a.use_batch && !a.out.is_none()) y.check_apart(check, {a.running_mean, a.running_var});
     if (size == 0 && !a.return_stats) return y.finish();
 

@@ -12,7 +12,7 @@ namespace {
 
 // ---- moments
 
-using AxesGiven = std::optional<std::vector<int64_t>>;  // none for None
+using AxesGiven = std::optional<Integers>;  // none for None
 
 AxesGiven axes_given(const Arguments& check, const char* argument, py::handle axis) {
     return axis.is_none() ? AxesGiven{} : check.integers(argument, axis);

@@ -86,7 +86,7 @@ py::object row_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     op.activation = a.activation;
     const bool is_in_float = in_float(x.type, type, r.data || op.activation != Activation::none);
     const RowParameters p(check, spec, a, x, type, is_in_float, op);
-    Result y(check, x, type, a.out, {r}, {p.weight, p.bias});
+    Result y(check, x, type, a.out, r, {p.weight, p.bias});
     const int leading = x.ndim - p.dims;
     const int64_t rows = product(x.shape, 0, leading), cols = product(x.shape, leading, x.ndim);
     const Operands arrays{x, y.view, r};
@@ -117,8 +117,8 @@ py::object add_norm(const Arguments& check, const NormSpec& spec, const Rowwise&
     const bool pair = py::isinstance<py::tuple>(a.out);
     const py::tuple outs = pair ? py::reinterpret_borrow<py::tuple>(a.out) : py::make_tuple(a.out, py::none());
     if (outs.size() != 2) check.value_error("out", "an array, or a tuple of two", "a tuple of " + std::to_string(outs.size()));
-    Result y(check, given, type, outs[0], {r}, {p.weight, p.bias});
-    Result sum(check, given, type, outs[1], {r}, {p.weight, p.bias});
+    Result y(check, given, type, outs[0], r, {p.weight, p.bias});
+    Result sum(check, given, type, outs[1], r, {p.weight, p.bias});
     if (share_memory(y.place(), sum.place())) check.value_error("out", "two arrays that share no memory", "two that do");
     if (given.size() > 0) {
         // The sum is made where the arrays lie alike; elsewhere copies do.

@@ -60,7 +60,7 @@ void ChannelLayout::push_axes(Operation& op, const Operands& arrays) const {
 }
 
 int NormalizedShape::count(const Arguments& check, const Array& x) const {
-    const int n = static_cast<int>(sizes.size());
+    const int n = sizes.size();
     if (n == 0) check.value_error("normalized_shape", "at least one dimension", text_of(given));
     if (n > x.ndim || !std::equal(sizes.begin(), sizes.end(), x.shape + x.ndim - n))
         check.value_error("normalized_shape", "the last dimensions of x, whose shape is " + text_of(x.shape, x.ndim),

@@ -51,7 +51,7 @@ struct ChannelLayout {
 
 // Layer and rms: the trailing dimensions that are pooled, as read and as the user wrote them.
 struct NormalizedShape {
-    std::vector<int64_t> sizes;
+    Integers sizes;
     py::handle given;
 
     NormalizedShape(const Arguments& check, py::handle object)

@@ -84,9 +84,9 @@ bool Arguments::is_plain(const char* argument, const py::array& parameter, Type&
 }
 
 void Arguments::check_given(const char* argument, const py::object& parameter) const {
+    if (!parameter.is_none()) return;
     const bool of_batch = std::string(function).rfind("batch", 0) == 0;
-    if (parameter.is_none())
-        value_error(argument, std::string("an array unless ") + (of_batch ? "training" : "use_input_stats") + "=True", "None");
+    value_error(argument, std::string("an array unless ") + (of_batch ? "training" : "use_input_stats") + "=True", "None");
 }
 
 void Arguments::check_writable(const char* argument, const py::object& parameter) const {
@@ -111,7 +111,7 @@ void Arguments::channels(const char* argument, const py::object& parameter, cons
         std::fill_n(to, n, none);
         return;
     }
-    py::array a = parameter;
+    auto a = py::reinterpret_borrow<py::array>(parameter);
     Type type;
     const bool plain = is_plain(argument, a, type);
     const int ndim = static_cast<int>(a.ndim());
@@ -146,7 +146,7 @@ py::array Arguments::values(const char* argument, const py::object& parameter, T
         if (type == Type::f64) std::fill_n(static_cast<double*>(a.mutable_data()), a.size(), none);
         return a;
     }
-    const py::array a = parameter;
+    const auto a = py::reinterpret_borrow<py::array>(parameter);
     Type own;
     const bool plain = is_plain(argument, a, own);
     const int extra = static_cast<int>(a.ndim()) - ndim;

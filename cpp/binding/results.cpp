@@ -15,17 +15,16 @@ bool same_places(const Array& a, const Array& b) {
 }
 
 // Where a parameter lies.
-Array memory_of(const py::object& parameter) {
+Array memory_of(py::handle parameter) {
     const auto array = py::reinterpret_borrow<py::array>(parameter);
-    Type type = Type::f64;  // longdouble is none of the kernels' types
-    type_of(array.dtype(), type);
-    return view_of(array, type);
+    Type type;
+    return view_of(array, type_of(array.dtype(), type) ? type : Type::f64);  // longdouble is none of the kernels' types
 }
 
 }  // namespace
 
-Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<Array> beside,
-               std::initializer_list<py::object> before) {
+Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle out, const Array& beside,
+               std::initializer_list<py::handle> before) {
     if (out.is_none()) {
         view = array_like(x, type);
         return;
@@ -43,12 +42,10 @@ Result::Result(const Arguments& arguments, const Array& x, Type type, py::handle
         if (a.shape(i) > 1 && a.strides(i) == 0)
             arguments.value_error("out", "an array whose elements do not share memory", "a stride of 0");
     view = view_of(a, type);
-    bool direct = !is_odd(a) && (!overlap(view, x) || same_places(view, x));
-    for (const Array& other : beside)
-        if (other.data) direct = direct && (!overlap(view, other) || same_places(view, other));
-    for (const py::object& other : before) {
-        if (other) direct = direct && !overlap(view, memory_of(other));
-    }
+    const Extent own(view);
+    bool direct = !is_odd(a);
+    for (const Array* other : {&x, &beside}) direct = direct && (!own.overlaps(Extent(*other)) || same_places(view, *other));
+    for (const py::handle other : before) direct = direct && !(other && own.overlaps(Extent(memory_of(other))));
     if (direct) return;
     target = a;
     view = array_like(x, type);

@@ -5,12 +5,12 @@
 namespace fusednorm {
 
 // Where out cannot be written directly (it overlaps an input in part, or its memory is odd), a temporary stands in, and
-// finish() copies it. beside: arrays of x's shape that may lie in the very same place, as x may. before: arrays that may not,
-// or nothing.
+// finish() copies it. beside: an array of x's shape that may lie in the very same place, as x may. before: arrays that may not.
+// Any of them may be nothing.
 class Result {
 public:
-    Result(const Arguments& arguments, const Array& x, Type type, py::handle out, std::initializer_list<Array> beside,
-           std::initializer_list<py::object> before);
+    Result(const Arguments& arguments, const Array& x, Type type, py::handle out, const Array& beside,
+           std::initializer_list<py::handle> before);
     Array view;
     py::object finish();
     // Refuses an `out` that shares memory with arrays that the call updates.
