@@ -52,7 +52,7 @@ constexpr int64_t kMostRows = 64;      // of one statistic, where gradients take
 constexpr int64_t kPackValues = 8192;  // values packed at once: 64 KiB of doubles, half of a small second-level cache
 // The same where rows lie side by side: 64 rows of 1,024 values, which the second-level cache holds.
 constexpr int64_t kCrossedValues = int64_t{1} << 16;
-constexpr int64_t kBlockValues = 2048;  // values of a piece of kBlockLast rows at most, where x and y lie differently
+constexpr int64_t kBlockValues = 4096;  // values of a piece of kBlockLast rows at most, where x and y lie differently
 constexpr int64_t kBlockLast = 32;
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment
 constexpr int64_t kMaxSegments = 128;                 // per unit: bounds the memory for partial moments
