@@ -59,12 +59,12 @@ FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* c
 }
 
 template <class T, bool Plain>
-FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
-                                 double* squares) {
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, int64_t ahead, const double* center,
+                                 double* sums, double* squares) {
     const auto step = [=](int64_t r, int64_t c, int i, auto value_at, const Doubles& k, Doubles& s, Doubles& q)
                           __attribute__((always_inline)) {
                               const T* value = x + r * ld + c;
-                              if (i == 0) __builtin_prefetch(value + rows * ld);  // the next strip's
+                              if (i == 0) __builtin_prefetch(value + ahead);
                               const Doubles v = value_at(value, i), d = Plain ? v : v - k;
                               s += d;
                               add_square<Plain>(q, d);
@@ -77,9 +77,10 @@ template <class T, bool Plain>
 FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                 double* squares) {
     for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
-    const int64_t strip = strip_rows<T>(cols, ld);
+    const int64_t strip = strip_rows<T>(cols, ld), far = kPrefetchFar / static_cast<int64_t>(sizeof(T));
+    const int64_t ahead = (far / (strip * ld) + 1) * strip * ld;  // whole strips
     for (int64_t r = 0; r < rows; r += strip)
-        cols_strip<T, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, center, sums, squares);
+        cols_strip<T, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, ahead, center, sums, squares);
 }
 
 // Sets every column's center: of(column, its first value, what the center was). Returns whether one is not what it was.

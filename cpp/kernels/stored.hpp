@@ -91,7 +91,7 @@ FUSEDNORM_INLINE decltype(auto) encodable(const Lanes<A>& a) {
 // How far ahead of a sum its values are asked for. The processor's own prefetching reached 0.65 of the memory's speed
 // (moments of 38 MB, two cores), this 1.0. Where moments are found, with AVX-512, twice as far: those of 26 and 38 MB were
 // 1.2 times as fast; sums alone of two arrays, 0.97.
-constexpr int64_t kPrefetchBytes = 2048, kPrefetchFar = 4096;
+constexpr int64_t kPrefetchBytes = 2048, kPrefetchFar = 8192;
 
 // The whole lanes of a row that is summed: visit(column, how far ahead of it to ask for values). The end of a row is read while
 // what follows comes: next values from its beginning, the next row begins, or the next chunk of this one.
