@@ -77,8 +77,8 @@ template <class T, bool Plain>
 FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                 double* squares) {
     for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
-    const int64_t strip = strip_rows<T>(cols, ld), far = kPrefetchFar / static_cast<int64_t>(sizeof(T));
-    const int64_t ahead = (far / (strip * ld) + 1) * strip * ld;  // whole strips
+    const int64_t strip = strip_rows<T>(cols, ld), step = strip * ld, far = kPrefetchFar / static_cast<int64_t>(sizeof(T));
+    const int64_t ahead = step > 0 ? (far / step + 1) * step : 0;  // whole strips
     for (int64_t r = 0; r < rows; r += strip)
         cols_strip<T, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, ahead, center, sums, squares);
 }
