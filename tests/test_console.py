@@ -15,13 +15,13 @@ from fusednorm import RunningMoments
 from fusednorm.__main__ import main
 from processes import SECONDS, run_python
 
-WORKERS = """
+WORKERS = r"""
 import sys
 from fusednorm.commands.console import exit_code
 from fusednorm.commands.workers import answers
 
 def command():
-    with answers(exec, ["import time; print('at work', flush=True); time.sleep(600)"] * 2, 2, 1) as results:
+    with answers(exec, ["import os, time; os.write(1, b'at work\\n'); time.sleep(600)"] * 2, 2, 1) as results:
         print("started", flush=True)
         return len(list(results))
 
