@@ -41,8 +41,11 @@ public:
         unit_values = values / units;
         // Small units are taken many at a time.
         if (are_joined(plan)) runs.join(kItemValues / unit_values, threads);
-        // Otherwise grad and x were just read.
-        ahead = down && is_far(values * size_of(op.x_type), true) ? kAheadBytes : 0;
+        // Otherwise grad and x were just read; those of the next units are asked for.
+        const int64_t size = size_of(op.x_type);
+        ahead = down && is_far(values * size, true) ? kAheadBytes : 0;
+        if (!down && stream && !gradient.rstd)
+            ahead = to_next(plan.units, runs, size, 2 * size * unit_values * runs.batch, threads);
         const Axis row = last_of(plan.read.rows);
         own_rows = row.affine != 0 && row.size > 1 && !plan.read.long_rows;
         const int64_t cols = plan.read.cols.size;

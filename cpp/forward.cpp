@@ -103,8 +103,10 @@ private:
     int64_t ahead() const {
         const int64_t size = size_of(op.x_type), bytes = values * size;
         if (plan.write.pack_x) return 0;
-        const bool next = !op.given && !down && plan.units.n > 0 && tiles.stream && bytes / units * runs.batch <= kNextBytes;
-        if (next) return runs.along ? plan.units.last().x * size * runs.batch : plan.units[plan.units.n - 2].x * size;
+        if (!op.given && !down && tiles.stream) {
+            const int64_t next = to_next(plan.units, runs, size, bytes / units * runs.batch, threads);
+            if (next != 0) return next;
+        }
         if (by_batch || size == 1) return 0;
         return op.r || is_far(bytes, plan.coefs != Coefs::rows) ? kAheadBytes : 0;
     }
