@@ -1,6 +1,6 @@
-// Python's functions, called without a frame of Python's: an object with the parameters of a function of Python's binds the
-// arguments and calls the extension's function, whose arguments are all positional. A frame, and its binding of keywords, took
-// as long as the rest of a call on a small array does in a third.
+// Python's functions, called without a frame of Python's: an object with the parameters of one binds the arguments, and calls the
+// extension's function, which takes all of them by position. On a small array Python's frame, and its binding of keywords, took
+// a fifth of the call: batch norm of (1,16,4,4) into `out` 0.63 us, 0.48 so.
 #include <algorithm>
 
 #include "module.hpp"
