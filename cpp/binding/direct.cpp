@@ -1,6 +1,6 @@
-// Python's functions, called without a frame of Python's: an object with the parameters of one binds the arguments, and calls the
-// extension's function, which takes all of them by position. On a small array Python's frame, and its binding of keywords, took
-// a fifth of the call: batch norm of (1,16,4,4) into `out` 0.63 us, 0.48 so.
+// Python's functions, called without a frame of Python's: an object with the parameters of one binds the arguments, and calls
+// the extension's function, which takes all of them by position. On a small array Python's frame, and its binding of keywords,
+// took a fifth of the call: batch norm of (1,16,4,4) into `out` 0.63 us, 0.48 so.
 #include <algorithm>
 
 #include "module.hpp"
