@@ -166,7 +166,7 @@ void cut_rows(const Operation& op, const Plan& plan, Tiling& t, int64_t chunk) {
     t.chunk = t.cols.size;
     if (t.block > 0) {
         t.block = std::min(t.block, t.rows.last().size);
-        t.chunk = std::min(kBlockValues / t.block / kShortColumns * kShortColumns, t.cols.size);
+        t.chunk = std::min(kBlockValues / t.block / kBlockCols * kBlockCols, t.cols.size);
         t.chunks = (t.cols.size + t.chunk - 1) / t.chunk;
         return;
     }
