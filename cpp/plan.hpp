@@ -104,13 +104,16 @@ void number_statistics(Axes& axes);
 template <class Visit>
 void walk_blocks(const Tiling& tiling, const Offsets& at, int64_t begin, int64_t end, Visit visit) {
     const Axis row = tiling.rows.last();
-    for (; begin < end; ++begin) {
-        const int64_t first_col = begin % tiling.chunks * tiling.chunk, which = begin / tiling.chunks;
-        const int64_t first_row = which % tiling.blocks() * tiling.block;
-        Offsets here = place(tiling.rows, at, which / tiling.blocks() * row.size + first_row);
-        here.step(tiling.cols, first_col);
-        const int64_t rows = row.size - first_row, cols = tiling.cols.size - first_col;
-        visit(Piece{here, rows < tiling.block ? rows : tiling.block, cols < tiling.chunk ? cols : tiling.chunk, row});
+    int64_t which = begin / tiling.chunks, chunk = begin % tiling.chunks;
+    for (; begin < end; ++which, chunk = 0) {
+        const int64_t first_row = which % tiling.blocks() * tiling.block, rows = row.size - first_row;
+        const Offsets first = place(tiling.rows, at, which / tiling.blocks() * row.size + first_row);
+        for (; chunk < tiling.chunks && begin < end; ++chunk, ++begin) {
+            const int64_t first_col = chunk * tiling.chunk, cols = tiling.cols.size - first_col;
+            Offsets here = first;
+            here.step(tiling.cols, first_col);
+            visit(Piece{here, rows < tiling.block ? rows : tiling.block, cols < tiling.chunk ? cols : tiling.chunk, row});
+        }
     }
 }
 

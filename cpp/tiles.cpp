@@ -101,7 +101,8 @@ void Tiles::normalize(const Piece& p, const Coefficients& c, int64_t first, int6
     NormalizeTile whole = describe(p, c, first, step);
     const Way how = way(c);
     const bool packed = plan.write.pack_x || plan.write.pack_y;
-    if (how != Way::through && !packed) return normalize_tile(p, whole, how, w);
+    const bool fits = !packed || (plan.write.block > 0 && !kept);
+    if (how != Way::through && fits) return normalize_tile(p, whole, how, w);
     const int64_t fit = how != Way::through ? kBlockValues : kThroughValues;
     // Where rows are next to each other in memory, a part has many of them.
     const bool crossed = is_crossed(p.row.x, plan.write.cols.x) || is_crossed(p.row.y, plan.write.cols.y);
