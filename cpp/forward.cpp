@@ -39,7 +39,7 @@ public:
         // Small units are taken many at a time.
         if (one_row() || are_joined(plan)) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
-            runs.join((packed ? tiles.pack_values() : kItemValues) / plan.count(), threads);
+            runs.join((packed ? tiles.pack_values() : run_bytes() / each) / plan.count(), threads);
         }
         by_batch = one_row() || runs.batch > 1;
         if (weights_are_laid()) lay_weights();

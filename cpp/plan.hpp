@@ -53,7 +53,8 @@ constexpr int64_t kPackValues = 8192;  // values packed at once: 64 KiB of doubl
 // The same where rows lie side by side: 64 rows of 1,024 values, which the second-level cache holds.
 constexpr int64_t kCrossedValues = int64_t{1} << 16;
 constexpr int64_t kBlockValues = 4096;  // values of a piece of kBlockLast rows at most, where x and y lie differently
-constexpr int64_t kBlockLast = 32, kBlockCols = 64;  // its columns are a multiple: packed rows begin with lines of the cache
+constexpr int64_t kBlockLast = 32;
+constexpr int64_t kBlockCols = 64;                    // its columns are a multiple: packed rows begin with lines of the cache
 constexpr int64_t kSegmentValues = int64_t{1} << 16;  // at least, per segment
 constexpr int64_t kMaxSegments = 128;                 // per unit: bounds the memory for partial moments
 

@@ -33,12 +33,19 @@ bool supports_f16c() {
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-// Of this core's third level, as Intel's leaf and AMD's tell; 0: not known. What sysconf says is the whole socket's on some.
-int64_t last_cache_bytes(unsigned leaf) {
+bool is_amd() {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+}
+
+// Of this core's cache of that level, as Intel's leaf and AMD's tell; 0: not known. What sysconf says of the third is the whole
+// socket's on some.
+int64_t cache_bytes(int64_t level) {
+    const unsigned leaf = is_amd() ? 0x8000001D : 4;
     unsigned a = 0, b = 0, c = 0, d = 0;
     for (unsigned i = 0; __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31) != 0; ++i) {
         const auto bits = [](unsigned value, int from, int n) { return int64_t{value >> from & ((1u << n) - 1)}; };
-        if (bits(a, 5, 3) != 3) continue;
+        if (bits(a, 5, 3) != level || (a & 31) == 2) continue;  // 2: of instructions
         return (bits(b, 22, 10) + 1) * (bits(b, 12, 10) + 1) * (bits(b, 0, 12) + 1) * (int64_t{c} + 1);
     }
     return 0;
@@ -95,9 +102,8 @@ const Kernels& choose() {
 int64_t streamed_bytes() {
     constexpr int64_t kMiB = int64_t{1} << 20;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool is_fast = __builtin_cpu_is("amd");
-    const int64_t found = last_cache_bytes(is_fast ? 0x8000001D : 4);
+    const bool is_fast = is_amd();
+    const int64_t found = cache_bytes(3);
     const int64_t last_cache = found > 0 ? std::clamp(found, 8 * kMiB, 64 * kMiB) : 32 * kMiB;
     if (is_fast) return __builtin_cpu_supports("avx512f") ? last_cache : last_cache / 4 * 3;
     return 2 * last_cache;
@@ -106,7 +112,22 @@ int64_t streamed_bytes() {
 #endif
 }
 
+// Half of the second-level cache, so that what was read for its statistics is there when it is normalized.
+int64_t run_bytes_here() {
+    constexpr int64_t kLeast = int64_t{1} << 18;
+#if defined(__x86_64__)
+    return std::clamp(cache_bytes(2) / 2, kLeast, 4 * kLeast);
+#else
+    return kLeast;
+#endif
+}
+
 }  // namespace
+
+int64_t run_bytes() {
+    static const int64_t bytes = run_bytes_here();
+    return bytes;
+}
 
 bool is_streamed(int64_t bytes) {
     static const int64_t least = streamed_bytes();
