@@ -98,14 +98,16 @@ const Kernels& choose() {
 // as fast (eval and training (4,64,112,112) to (10,64,112,112), their gradients, in both memory orders), below 16 MiB up to
 // twice as slow. Zen 5, 32 MiB: (4,64,112,112), 26 MB, took 1.0 to 1.6 times as long, layer norm and RMS norm 1.1 to 1.3; from
 // 32 MiB on 0.8 to 1.08. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB, took 1.04
-// to 1.4 times as long, (32,64,112,112), 206 MB, 0.7.
-int64_t streamed_bytes() {
+// to 1.4 times as long, (32,64,112,112), 206 MB, 0.7. A single thread holds less of a cache that is others' too: of 25 and 29
+// MB, Zen 5, eval and layer norm took 1.3 to 1.5 times as long where they did not, of 17 MB 0.9 to 0.95.
+int64_t streamed_bytes([[maybe_unused]] bool alone) {
     constexpr int64_t kMiB = int64_t{1} << 20;
 #if defined(__x86_64__)
     const bool is_fast = is_amd();
     const int64_t found = cache_bytes(3);
     const int64_t last_cache = found > 0 ? std::clamp(found, 8 * kMiB, 64 * kMiB) : 32 * kMiB;
-    if (is_fast) return __builtin_cpu_supports("avx512f") ? last_cache : last_cache / 4 * 3;
+    if (is_fast && __builtin_cpu_supports("avx512f")) return alone ? last_cache / 3 * 2 : last_cache;
+    if (is_fast) return last_cache / 4 * 3;
     return 2 * last_cache;
 #else
     return 64 * kMiB;
@@ -129,9 +131,9 @@ int64_t run_bytes() {
     return bytes;
 }
 
-bool is_streamed(int64_t bytes) {
-    static const int64_t least = streamed_bytes();
-    return bytes >= least;
+bool is_streamed(int64_t bytes, int threads) {
+    static const int64_t least = streamed_bytes(false), least_alone = streamed_bytes(true);
+    return bytes >= (threads == 1 ? least_alone : least);
 }
 
 const Kernels& kernels() {

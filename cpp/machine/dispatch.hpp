@@ -14,11 +14,11 @@ const Kernels& kernels();
 
 // Whether an operation's results go past the caches, which would not hold them until they are read. bytes: of all that it reads
 // and writes.
-bool is_streamed(int64_t bytes);
+bool is_streamed(int64_t bytes, int threads);
 
-// How many bytes of an operation's arrays a thread takes at once, where it reads before it writes: the longer the runs, the less
-// the memory turns from one to the other. Runs of half a second-level cache, of 1 MiB, instead of an eighth, Zen 5: layer norm
-// (4096,1024) 1.07 times as fast, (16384,4096) 1.07 to 1.14, (512,768) 1.08, instance norm (64,64,64,64) 1.06.
+// How many bytes of an operation's arrays a thread takes at once, where it reads before it writes: the longer the runs, the
+// less the memory turns from one to the other. Runs of half a second-level cache, of 1 MiB, instead of an eighth, Zen 5: layer
+// norm (4096,1024) 1.07 times as fast, (16384,4096) 1.07 to 1.14, (512,768) 1.08, instance norm (64,64,64,64) 1.06.
 int64_t run_bytes();
 
 std::vector<std::string> compiled_isas();
