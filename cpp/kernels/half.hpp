@@ -127,7 +127,8 @@ FUSEDNORM_INLINE Vector<uint16_t, N> float_to_bfloat(const Vector<float, N>& val
         // One is added by a mask of the odd ones: eval 1.08 times as fast as with shifts.
         const __mmask16 odd = _mm512_test_epi32_mask(reinterpret_cast<__m512i>(bits), _mm512_set1_epi32(0x10000));
         const auto sum = reinterpret_cast<__m512i>(bits + 0x7fff);
-        const auto upper = reinterpret_cast<Vector<uint16_t, 2 * N>>(_mm512_mask_add_epi32(sum, odd, sum, _mm512_set1_epi32(1)));
+        const auto upper =
+            reinterpret_cast<Vector<uint16_t, 2 * N>>(_mm512_mask_add_epi32(sum, odd, sum, _mm512_set1_epi32(1)));
         return __builtin_shufflevector(upper, upper, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     }
 #endif
