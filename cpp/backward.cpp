@@ -37,7 +37,7 @@ public:
           channels(plan.channels()) {
         const int64_t values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < kSerialFound ? 1 : get_num_threads();
-        stream = is_streamed(values * size_of(op.x_type) * (gradient.constant ? 2 : 3), threads);
+        stream = is_streamed(values * size_of(op.x_type) * (gradient.constant ? 2 : 3), threads == 1 || !gradient.constant);
         unit_values = values / units;
         // Small units are taken many at a time.
         if (are_joined(plan)) runs.join(run_bytes() / (3 * size_of(op.x_type)) / unit_values, threads);

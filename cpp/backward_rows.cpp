@@ -29,7 +29,7 @@ public:
         per = plan.read.rows.size(), rows = plan.units.size() / groups * per, channels = groups * cols;
         const int64_t values = rows * channels;
         threads = values < kSerialFound ? 1 : get_num_threads();
-        stream = is_streamed(values * size_of(op.x_type) * 3, threads);
+        stream = is_streamed(values * size_of(op.x_type) * 3, true);
         block = whole_statistics(std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks));
         const int64_t fit = run_bytes() / (4 * size_of(op.x_type)) / cols;
         strip = std::min(whole_statistics(std::clamp(fit, kLeastStrip, kMostStrip)), kMostStrip / per * per);

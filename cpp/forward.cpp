@@ -34,7 +34,7 @@ public:
         values = units * plan.write.rows.size() * plan.write.cols.size;
         threads = values < (op.given ? kSerialGiven : kSerialFound) ? 1 : get_num_threads();
         const int64_t each = size_of(op.x_type) + size_of(op.y_type) + (op.r ? size_of(op.r_type) : 0);
-        tiles.stream = op.y != op.x && !plan.write.pack_y && is_streamed(values * each, threads);
+        tiles.stream = op.y != op.x && !plan.write.pack_y && is_streamed(values * each, threads == 1 || op.r != nullptr);
         unit_channels = plan.channels();
         // Small units are taken many at a time.
         if (one_row() || are_joined(plan)) {

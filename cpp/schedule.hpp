@@ -74,7 +74,8 @@ inline bool are_enough(int64_t units, int threads) {
 
 // From a run to the next one, in bytes, where that is asked for; 0: it is not. bytes: of a run.
 inline int64_t to_next(const Axes& units, const Runs& runs, int64_t value_bytes, int64_t bytes, int threads) {
-    if (units.n == 0 || bytes > kNextBytes || !are_enough(runs.count(), threads) || is_streamed(2 * threads * bytes, threads))
+    if (units.n == 0 || bytes > kNextBytes || !are_enough(runs.count(), threads) ||
+        is_streamed(2 * threads * bytes, threads == 1))
         return 0;
     return value_bytes * (runs.along ? units.last().x * runs.batch : units[units.n - 2].x);
 }

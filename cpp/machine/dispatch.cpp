@@ -98,15 +98,16 @@ const Kernels& choose() {
 // as fast (eval and training (4,64,112,112) to (10,64,112,112), their gradients, in both memory orders), below 16 MiB up to
 // twice as slow. Zen 5, 32 MiB: (4,64,112,112), 26 MB, took 1.0 to 1.6 times as long, layer norm and RMS norm 1.1 to 1.3; from
 // 32 MiB on 0.8 to 1.08. Cascade Lake, 36 MiB, writes past them more slowly: eval and training (8,64,112,112), 51 MB, took 1.04
-// to 1.4 times as long, (32,64,112,112), 206 MB, 0.7. A single thread holds less of a cache that is others' too: of 25 and 29
-// MB, Zen 5, eval and layer norm took 1.3 to 1.5 times as long where they did not, of 17 MB 0.9 to 0.95.
-int64_t streamed_bytes([[maybe_unused]] bool alone) {
+// to 1.4 times as long, (32,64,112,112), 206 MB, 0.7. Sooner: a single thread, and where two thirds of the bytes are read, as
+// by gradients and beside a residual. Zen 5, 25 to 31 MB: eval, training and norms on one thread are 1.15 to 1.8 times as fast
+// so, of 17 MB 0.9 to 0.95; gradients on two 1.04 to 1.48, of 19 MB 1.0, a residual's eval 0.98 to 1.13, of 19 MB 0.74.
+int64_t streamed_bytes([[maybe_unused]] bool sooner) {
     constexpr int64_t kMiB = int64_t{1} << 20;
 #if defined(__x86_64__)
     const bool is_fast = is_amd();
     const int64_t found = cache_bytes(3);
     const int64_t last_cache = found > 0 ? std::clamp(found, 8 * kMiB, 64 * kMiB) : 32 * kMiB;
-    if (is_fast && __builtin_cpu_supports("avx512f")) return alone ? last_cache / 3 * 2 : last_cache;
+    if (is_fast && __builtin_cpu_supports("avx512f")) return sooner ? last_cache / 3 * 2 : last_cache;
     if (is_fast) return last_cache / 4 * 3;
     return 2 * last_cache;
 #else
@@ -131,9 +132,9 @@ int64_t run_bytes() {
     return bytes;
 }
 
-bool is_streamed(int64_t bytes, int threads) {
-    static const int64_t least = streamed_bytes(false), least_alone = streamed_bytes(true);
-    return bytes >= (threads == 1 ? least_alone : least);
+bool is_streamed(int64_t bytes, bool sooner) {
+    static const int64_t least = streamed_bytes(false), least_sooner = streamed_bytes(true);
+    return bytes >= (sooner ? least_sooner : least);
 }
 
 const Kernels& kernels() {

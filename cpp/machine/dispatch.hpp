@@ -13,8 +13,8 @@ namespace fusednorm {
 const Kernels& kernels();
 
 // Whether an operation's results go past the caches, which would not hold them until they are read. bytes: of all that it reads
-// and writes.
-bool is_streamed(int64_t bytes, int threads);
+// and writes. sooner: of fewer bytes; by a single thread, or where two thirds of them are read.
+bool is_streamed(int64_t bytes, bool sooner);
 
 // How many bytes of an operation's arrays a thread takes at once, where it reads before it writes: the longer the runs, the
 // less the memory turns from one to the other. Runs of half a second-level cache, of 1 MiB, instead of an eighth, Zen 5: layer
