@@ -11,10 +11,9 @@
 namespace fusednorm {
 
 // Values below which a second thread costs more than it brings, without and with statistics to find. On two cores of a Zen 5,
-// one thread and two: eval of 63 k values 4.2 to 7.1 us and 3.9 to 6.9, of 100 k 5.7 to 11.6 and 4.1 to 8.2 (where the other
-// core is slow 12 and 13); layer norm (96,384), 37 k, 4.9 and 7.3, (128,384), 49 k, 6.0 and 4.9. Where another process is busy
-// the second thread's wake-up takes 100 us.
-constexpr int64_t kSerialGiven = 3 << 15, kSerialFound = 3 << 14;
+// one thread and two: eval of 63 k values 4.2 to 7.1 us and 3.9 to 6.9, of 100 k 5.7 to 11.6 and 3.8 to 13, but 76 when the
+// thread had fallen asleep and another process was busy; layer norm (96,384), 37 k, 4.9 and 7.3, (128,384), 49 k, 6.0 and 4.9.
+constexpr int64_t kSerialGiven = 1 << 17, kSerialFound = 3 << 14;
 // Values of one item of work, so that items outnumber threads and none is too small to be worth fetching.
 constexpr int64_t kItemValues = 1 << 14;
 // x of so many bytes is asked for ahead, so far; beside columns' coefficients, of four times as many. Of a smaller one the
