@@ -40,7 +40,7 @@ public:
         stream = is_streamed(values * size_of(op.x_type) * (gradient.constant ? 2 : 3), threads == 1 || !gradient.constant);
         unit_values = values / units;
         // Small units are taken many at a time.
-        if (are_joined(plan)) runs.join(run_bytes() / (3 * size_of(op.x_type)) / unit_values, threads);
+        if (are_joined(plan) && plan.segments() == 1) runs.join(run_bytes() / (3 * size_of(op.x_type)) / unit_values, threads);
         // Otherwise grad and x were just read; those of the next units are asked for.
         const int64_t size = size_of(op.x_type);
         ahead = down && is_far(values * size, true) ? kAheadBytes : 0;

@@ -39,7 +39,9 @@ public:
         // Small units are taken many at a time.
         if (one_row() || are_joined(plan)) {
             const bool packed = plan.write.pack_x || plan.write.pack_y;
-            runs.join((packed ? tiles.pack_values() : run_bytes() / each) / plan.count(), threads);
+            // What nothing is written of need not stay in the cache: the longer the runs, the more of memory is read in order.
+            const int64_t fit = packed ? tiles.pack_values() : op.y ? run_bytes() / each : INT64_MAX;
+            runs.join(fit / plan.count(), threads, op.y ? 4 : 2);
         }
         by_batch = one_row() || runs.batch > 1;
         if (weights_are_laid()) lay_weights();

@@ -39,9 +39,9 @@ struct Runs {
     explicit Runs(const Axes& axes) : units(axes.size()), last(axes.n > 0 ? axes.last().size : 1), each(last) {
         along = axes.n < 2 || magnitude(axes.last().x) <= magnitude(axes[axes.n - 2].x);
     }
-    // Makes runs of as many units as `fit`, as long as every thread has several runs.
-    void join(int64_t fit, int threads) {
-        const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (int64_t{threads} * 4));
+    // Makes runs of as many units as `fit`, as long as every thread has so many runs.
+    void join(int64_t fit, int threads, int64_t runs_each = 4) {
+        const int64_t share = threads == 1 ? units : std::max<int64_t>(1, units / (threads * runs_each));
         batch = std::min({kMaxBatch, std::max<int64_t>(1, fit), share, last});
         each = divided(last + batch - 1, batch);
     }

@@ -56,7 +56,7 @@ public:
         walk(plan.read, unit, begin, end, [&](const Piece& p) {
             find(p, before == 0 ? out : w.piece);
             const double count = static_cast<double>(down ? p.rows : p.rows * p.cols);
-            if (before > 0) merge(out, before, w.piece, count);
+            if (before > 0) merge(out, before, w.piece, count, columns());
             before += count;
         });
     }
@@ -67,7 +67,7 @@ public:
         const Moments first = of(0);
         double before = count_of(0);
         for (int64_t s = 1; s < plan.segments(); ++s) {
-            merge(first, before, of(s), count_of(s));
+            merge(first, before, of(s), count_of(s), columns());
             before += count_of(s);
         }
         return finish(unit, first, w, plan.stats(), 1);
@@ -88,7 +88,15 @@ public:
         const Axis row = last_of(plan.read.rows);
         int64_t ld;
         const void* x = tiles.read(plan.read, {first, units, plan.read.cols.size, last_of(plan.units)}, w, ld);
-        k.moments_rows[static_cast<int>(tiles.x_type)][op.centered]({x, units, ld, row.size, row.x, plan.read.cols.size}, out);
+        double before = 0;
+        for (int64_t s = 0, begin = 0; begin < row.size; ++s, begin += plan.segment) {
+            k.moments_rows[static_cast<int>(tiles.x_type)][op.centered](
+                {at(x, begin * row.x, tiles.x_type), units, ld, std::min(plan.segment, row.size - begin), row.x,
+                 plan.read.cols.size},
+                s == 0 ? out : w.segment);
+            if (s > 0) merge(out, before, w.segment, count_of(s), units);
+            before += count_of(s);
+        }
         return x;
     }
 
@@ -123,10 +131,10 @@ private:
     bool exact;  // moments stand for integer sums until they are finished
     bool down;
 
-    // a (count_a values) takes in b (count_b).
-    void merge(Moments a, double count_a, Moments b, double count_b) const {
-        if (exact) return add_sums(a, b, columns());
-        k.merge(a, count_a, b, count_b, columns());
+    // Each of a's n moments (count_a values) takes in b's (count_b).
+    void merge(Moments a, double count_a, Moments b, double count_b, int64_t n) const {
+        if (exact) return add_sums(a, b, n);
+        k.merge(a, count_a, b, count_b, n);
     }
 };
 

@@ -294,6 +294,19 @@ def test_group_of_channels_alone(norm, layout, extreme, restore_threads, rng):
             assert cases.same_bits(alone.backward(grad[:, part], x[:, part])[0], gradient[:, part])
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f2", "u1"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_moments_of_a_channel_alone(dtype, threads, restore_threads, rng):
+    """Those of neighbours are found side by side, though each has more values than one segment."""
+    fn.set_num_threads(threads)
+    for shape in ((150, 33, 21, 23), (17, 18, 70, 71), (40, 70, 45, 45)):
+        x = rng.integers(0, 255, shape, np.uint8) if dtype == "u1" else cases.draw(rng, shape, dtype)
+        together = fn.moments(x, (0, 2, 3), dtype=np.float64)
+        for channel in (0, 16, shape[1] - 1):
+            alone = fn.moments(x[:, channel], dtype=np.float64)
+            assert cases.same_bits(alone.mean, together.mean[channel]) and cases.same_bits(alone.var, together.var[channel])
+
+
 @pytest.mark.parametrize("norm", ["batch", "batch eval", "instance", "instance eval", "group"])
 @pytest.mark.parametrize("layout", ["C", "F", "channels-last", "stepped", "reversed"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])  # the last moves where the channel's sums are centered

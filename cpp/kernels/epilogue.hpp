@@ -43,8 +43,8 @@ void sum(const SumTile& tile) {
     for (int64_t i = 0; i < tile.rows; ++i, x += tile.x_ld, r += tile.r_ld, s += tile.s_ld) {
         const auto value_at = [=](int64_t c, auto get) __attribute__((always_inline)) { return get(x + c) + get(r + c); };
         const auto ask = [=](int64_t c) __attribute__((always_inline)) {
-            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + kPrefetchBytes);
-            __builtin_prefetch(reinterpret_cast<const char*>(r + c) + kPrefetchBytes);
+            ask_for(x + c, kPrefetchBytes);
+            ask_for(r + c, kPrefetchBytes);
         };
         Stores<true, InOrder<double, T>>().row(s, tile.cols, value_at, ask);
     }

@@ -44,7 +44,7 @@ FUSEDNORM_INLINE GradientSums gradient_sums_around(const T* grad, const T* x, in
         };
         for_lanes<T, kPrefetchBytes>(whole, r + 1 < rows ? ld : cols,
                                      [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
-                                         __builtin_prefetch(grad + c + ahead);
+                                         ask_for(grad + c + ahead, 0);
                                          add(c, AllLanes<double>());
                                      });
         if (whole < cols) add(whole, FirstLanes<double>{cols - whole});
@@ -102,7 +102,7 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
                               sums = plus<1>(sums, g);
                               add_product<Plain>(products, g, value_at(x + at, i), k);
                           };
-    add_to_columns(rows, cols, center, plain, product, step);
+    add_to_columns(rows, cols, center, plain, product, step, [](int) {});
 }
 
 // scratch: two arrays of cols rounded up to whole lanes.
@@ -196,8 +196,8 @@ FUSEDNORM_INLINE void gradient_rows(const GradientTile& t, C coefs, W&& to) {
         const auto value_at = [&](int64_t c, auto get)
                                   __attribute__((always_inline)) { return coefs.apply(get(grad + c), get(x + c), c, get); };
         const auto ask = [&](int64_t c) __attribute__((always_inline)) {
-            __builtin_prefetch(reinterpret_cast<const char*>(grad + c) + ahead);
-            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead);
+            ask_for(grad + c, ahead);
+            ask_for(x + c, ahead);
         };
         to.row(y, cols, value_at, ask, free);
     }

@@ -22,7 +22,7 @@ FUSEDNORM_INLINE void add_both_columns(const T* grad, const T* x, int64_t rows, 
         FUSEDNORM_LANES_UNROLL
         for (int j = 0; j < Groups; ++j) {
             const T *g_at = grad + j * kLanes, *x_at = x + j * kLanes;
-            __builtin_prefetch(g_at + ahead), __builtin_prefetch(x_at + ahead);
+            ask_for(g_at + ahead, 0), ask_for(x_at + ahead, 0);
             FUSEDNORM_LANES_UNROLL
             for (int i = 0; i < kParts; ++i) {
                 const Doubles g = value_at(g_at, i), value = value_at(x_at, i);

@@ -38,7 +38,7 @@ __attribute__((noinline)) void add_rows(JointSums& to, const T* grad, const T* x
         };
         for_lanes<T, kPrefetchFar>(whole, r + 1 < rows ? ld : cols,
                                    [&](int64_t c, int64_t ahead) __attribute__((always_inline)) {
-                                       __builtin_prefetch(grad + c + ahead), __builtin_prefetch(x + c + ahead);
+                                       ask_for(grad + c + ahead, 0), ask_for(x + c + ahead, 0);
                                        add(c, AllLanes<double>());
                                    });
         if (whole < cols) add(whole, FirstLanes<double>{cols - whole});

@@ -6,47 +6,87 @@
 namespace fusednorm::FUSEDNORM_ISA_NAME {
 namespace {
 
+// Columns whose sums registers hold.
+constexpr int64_t kColumnsAtOnce = kBytes == 64 ? 3 * kLanes : kLanes;
+
 // Rows between two touches of a column's sums, which lie in memory: what they read stays in the first-level cache. Where few
 // columns are taken at once, and a strip is read as often, it is short, so that memory is read nearly in order: on Zen 3 that
 // was 1.1 to 1.3 times as fast beyond the caches and 0.9 to 1 within. Rows a multiple of 4 KiB apart share the cache's few
 // lines of one set: half as many were 1.13 to 1.2 times as fast.
 template <class T>
 constexpr int64_t strip_rows(int64_t cols, int64_t ld) {
-    constexpr int64_t kValues = kBytes == 64 ? 4096 : 512, kPage = 4096 / sizeof(T);
-    const int64_t least = kBytes < 64 && ld % kPage == 0 ? 4 : 8;
+    constexpr int64_t kValues = kBytes == 64 ? 2048 : 512, kPage = 4096 / sizeof(T);
+    const int64_t least = kBytes == 64 || ld % kPage == 0 ? 4 : 8;
+    if (kBytes == 64 && cols <= kColumnsAtOnce) return kBlockRows;
     return cols * least >= kValues ? least : kValues / cols;
 }
+
+// Asks for values of the strips to come in memory's order, whatever order this one's are read in.
+template <class T>
+class Ahead {
+public:
+    FUSEDNORM_INLINE Ahead(int64_t strip, int64_t ld_, int64_t cols_) : cols(cols_), ld(ld_) {
+        // The last row of a strip is read as soon as its first one, where its columns are not taken all at once.
+        const int64_t values = cols > kColumnsAtOnce ? (strip - 1) * cols + kNear : kFar;
+        first = values / cols * ld + values % cols, left = cols - values % cols;
+    }
+    FUSEDNORM_INLINE void start(const T* strip) { at = strip + first, end = at + left; }
+    // For as many values as so many sixteens.
+    FUSEDNORM_INLINE void ask(int n) {
+        FUSEDNORM_LANES_UNROLL
+        for (int i = 0; i < n * kLanes; i += static_cast<int>(kLineBytes / sizeof(T))) __builtin_prefetch(at + i);
+        at += n * kLanes;
+        if (at >= end) at += ld - cols, end += ld;
+    }
+
+private:
+    static constexpr int64_t kNear = 4096 / sizeof(T), kFar = 16384 / sizeof(T);
+    int64_t cols, ld, first, left;
+    const T *at, *end;
+};
 
 // Columns in sixteens, as many at once as registers hold: strip(first column, how many sixteens, how to load a register).
 template <class F>
 FUSEDNORM_INLINE void for_columns(int64_t cols, F strip) {
-    constexpr int kGroups = kBytes == 64 ? 3 : 1;
-    constexpr std::integral_constant<int, kGroups> several{};
-    constexpr std::integral_constant<int, 1> one{};
     const AllLanes<double> whole;
     int64_t c = 0;
-    if constexpr (kGroups > 1)
-        for (; c + kGroups * kLanes <= cols; c += kGroups * kLanes) strip(c, several, whole);
+    if constexpr (kColumnsAtOnce > kLanes) {
+        // Where one sixteen would be left, it is taken with one of the three before: alone its additions wait for each other.
+        for (int64_t left = cols; left >= 2 * kLanes; left = cols - c) {
+            const bool two = left < 3 * kLanes || (left >= 4 * kLanes && left < 5 * kLanes);
+            if (two) {
+                strip(c, std::integral_constant<int, 2>(), whole);
+                c += 2 * kLanes;
+            } else {
+                strip(c, std::integral_constant<int, 3>(), whole);
+                c += 3 * kLanes;
+            }
+        }
+    }
+    constexpr std::integral_constant<int, 1> one{};
     for (; c + kLanes <= cols; c += kLanes) strip(c, one, whole);
     if (c < cols) strip(c, one, FirstLanes<double>{cols - c});
 }
 
 // Adds rows to two sums of every column, which stay in registers: step(row, column, register, how to load it, its columns'
-// centers and sums).
-template <class F>
-FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* center, double* first, double* second, F step) {
+// centers and sums), after ask(how many sixteens).
+template <class F, class G>
+FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* center, double* first, double* second, F step,
+                                     G ask) {
     for_columns(cols, [&](int64_t c, auto groups, auto value_at) __attribute__((always_inline)) {
         constexpr int n = decltype(groups)::value;
         constexpr int parts = Lanes<double>::kParts;
+        const double* const k_at = center + c;
+        double *const a_at = first + c, *const b_at = second + c;
         Lanes<double> k[n], a[n], b[n];
         FUSEDNORM_LANES_UNROLL
         for (int j = 0; j < n; ++j) {
-            const int64_t at = c + j * kLanes;
             FUSEDNORM_LANES_UNROLL
-            for (int i = 0; i < parts; ++i) k[j].part[i] = value_at(center + at, i);
-            a[j] = load<double>(first + at), b[j] = load<double>(second + at);
+            for (int i = 0; i < parts; ++i) k[j].part[i] = value_at(k_at + j * kLanes, i);
+            a[j] = load<double>(a_at + j * kLanes), b[j] = load<double>(b_at + j * kLanes);
         }
         for (int64_t r = 0; r < rows; ++r) {
+            ask(n);
             FUSEDNORM_LANES_UNROLL
             for (int j = 0; j < n; ++j) {
                 FUSEDNORM_LANES_UNROLL
@@ -54,22 +94,21 @@ FUSEDNORM_INLINE void add_to_columns(int64_t rows, int64_t cols, const double* c
             }
         }
         FUSEDNORM_LANES_UNROLL
-        for (int j = 0; j < n; ++j) store(first + c + j * kLanes, a[j]), store(second + c + j * kLanes, b[j]);
+        for (int j = 0; j < n; ++j) store(a_at + j * kLanes, a[j]), store(b_at + j * kLanes, b[j]);
     });
 }
 
 template <class T, bool Plain>
-FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, int64_t ahead, const double* center,
+FUSEDNORM_INLINE void cols_strip(const T* x, int64_t rows, int64_t ld, int64_t cols, Ahead<T>& ahead, const double* center,
                                  double* sums, double* squares) {
     const auto step = [=](int64_t r, int64_t c, int i, auto value_at, const Doubles& k, Doubles& s, Doubles& q)
                           __attribute__((always_inline)) {
-                              const T* value = x + r * ld + c;
-                              if (i == 0) __builtin_prefetch(value + ahead);
-                              const Doubles v = value_at(value, i), d = Plain ? v : v - k;
+                              const Doubles v = value_at(x + r * ld + c, i), d = Plain ? v : v - k;
                               s += d;
                               add_square<Plain>(q, d);
                           };
-    add_to_columns(rows, cols, center, sums, squares, step);
+    ahead.start(x);
+    add_to_columns(rows, cols, center, sums, squares, step, [&](int n) __attribute__((always_inline)) { ahead.ask(n); });
 }
 
 // One block of rows, each column around its center.
@@ -77,10 +116,14 @@ template <class T, bool Plain>
 FUSEDNORM_INLINE void cols_sums(const T* x, int64_t rows, int64_t ld, int64_t cols, const double* center, double* sums,
                                 double* squares) {
     for (int64_t c = 0; c < cols; c += kLanes) store(sums + c, broadcast(0.0)), store(squares + c, broadcast(0.0));
-    const int64_t strip = strip_rows<T>(cols, ld), step = strip * ld, far = kPrefetchFar / static_cast<int64_t>(sizeof(T));
-    const int64_t ahead = step > 0 ? (far / step + 1) * step : 0;  // whole strips
-    for (int64_t r = 0; r < rows; r += strip)
-        cols_strip<T, Plain>(x + r * ld, rows - r < strip ? rows - r : strip, ld, cols, ahead, center, sums, squares);
+    constexpr int64_t kMostCols = kBytes == 64 ? 512 : INT64_MAX / 2;
+    for (int64_t c = 0; c < cols; c += kMostCols) {
+        const int64_t some = cols - c < kMostCols ? cols - c : kMostCols, strip = strip_rows<T>(some, ld);
+        Ahead<T> ahead(strip, ld, some);
+        for (int64_t r = 0; r < rows; r += strip)
+            cols_strip<T, Plain>(x + r * ld + c, rows - r < strip ? rows - r : strip, ld, some, ahead, center + c, sums + c,
+                                 squares + c);
+    }
 }
 
 // Sets every column's center: of(column, its first value, what the center was). Returns whether one is not what it was.

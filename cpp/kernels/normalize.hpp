@@ -117,7 +117,7 @@ struct ResidualFloor {
     FUSEDNORM_INLINE explicit ResidualFloor(const NormalizeTile& t)
         : first(static_cast<const R*>(t.r)), ld(t.r_ld), floor(t.floor) {}
     FUSEDNORM_INLINE void row(int64_t i) { r = first + i * ld; }
-    FUSEDNORM_INLINE void ask(int64_t c) const { __builtin_prefetch(reinterpret_cast<const char*>(r + c) + kPrefetchBytes); }
+    FUSEDNORM_INLINE void ask(int64_t c) const { ask_for(r + c, kPrefetchBytes); }
     template <class F>
     FUSEDNORM_INLINE Lanes<double> apply(const Lanes<double>& value, int64_t c, F get) const {
         return at_least(value + get(r + c), floor);
@@ -137,7 +137,7 @@ FUSEDNORM_INLINE void normalize_rows(const NormalizeTile& t, C coefs, E epilogue
             return epilogue.apply(coefs.apply(get(x + c), c, get), c, get);
         };
         const auto ask = [&](int64_t c) __attribute__((always_inline)) {
-            __builtin_prefetch(reinterpret_cast<const char*>(x + c) + ahead);
+            ask_for(x + c, ahead);
             epilogue.ask(c);
         };
         to.row(y, cols, value_at, ask, free);

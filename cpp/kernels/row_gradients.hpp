@@ -9,7 +9,6 @@ namespace {
 // The sums of up to sixteen rows, which are closed side by side: closing one takes as long as a short row does.
 template <class T>
 FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, int64_t rows) {
-    constexpr int64_t kAhead = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
     Lanes<double> plain = broadcast(0.0), product = plain;
     for (int64_t begin = 0; begin < t.cols; begin += kBlock) {
         const int64_t end = t.cols - begin < kBlock ? t.cols : begin + kBlock;
@@ -30,7 +29,7 @@ FUSEDNORM_INLINE void row_gradient_sums_of(const RowSumsTile& t, int64_t first, 
             };
             int64_t c = begin;
             for (; c + kLanes <= end; c += kLanes) {
-                __builtin_prefetch(grad + c + kAhead);
+                ask_for(grad + c, kPrefetchBytes);
                 add(c, AllLanes<double>());
             }
             if (c < end) add(c, FirstLanes<double>{end - c});

@@ -11,8 +11,7 @@ namespace {
 // a third of the whole module already.
 constexpr bool kStreams = kBytes > 16;
 
-// A line of the caches, and what is streamed at once: whole lines, and sixteen values at least.
-constexpr int64_t kLineBytes = 64;
+// What is streamed at once: whole lines, and sixteen values at least.
 template <class T>
 constexpr int64_t line_values =
     kLineBytes / static_cast<int64_t>(sizeof(T)) < kLanes ? kLanes : kLineBytes / static_cast<int64_t>(sizeof(T));
