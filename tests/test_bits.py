@@ -304,7 +304,8 @@ def test_moments_of_a_channel_alone(dtype, threads, restore_threads, rng):
         together = fn.moments(x, (0, 2, 3), dtype=np.float64)
         for channel in (0, 16, shape[1] - 1):
             alone = fn.moments(x[:, channel], dtype=np.float64)
-            assert cases.same_bits(alone.mean, together.mean[channel]) and cases.same_bits(alone.var, together.var[channel])
+            assert cases.same_bits(alone.mean, together.mean[channel])
+            assert cases.same_bits(alone.var, together.var[channel])
 
 
 @pytest.mark.parametrize("norm", ["batch", "batch eval", "instance", "instance eval", "group"])

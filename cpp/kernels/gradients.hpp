@@ -102,7 +102,7 @@ FUSEDNORM_INLINE void gradient_strip(const T* grad, const T* x, int64_t rows, in
                               sums = plus<1>(sums, g);
                               add_product<Plain>(products, g, value_at(x + at, i), k);
                           };
-    add_to_columns(rows, cols, center, plain, product, step, [](int) {});
+    add_to_columns(rows, cols, center, plain, product, step);
 }
 
 // scratch: two arrays of cols rounded up to whole lanes.
